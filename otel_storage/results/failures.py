@@ -1,0 +1,115 @@
+"""The exception behind a failure, captured while it is handled."""
+
+from __future__ import annotations
+
+import sys
+from traceback import TracebackException
+
+from otel_storage.results.snapshots import Failure
+from otel_storage.results.validation import reduce_validation
+
+__all__ = ["capture_failure", "reduce_validation"]
+
+_TEXT_LENGTH = 64_000
+_STACK_BYTES = 64_000
+_CHAINED_TEXT_LENGTH = 16_000
+_FRAMES = 100
+_CHAINED_EXCEPTIONS = 30
+_GROUPED_EXCEPTIONS = 200
+_PRINTED_OF_GROUP = 15  # by the traceback module
+
+
+def capture_failure(message: str) -> Failure | None:
+    """The exception that is being handled, where it is what ``message`` reports.
+
+    Validation errors in the stack trace are reduced to their ``loc`` and ``type``; so are those in the messages of the
+    exceptions it is chained to. The innermost 100 frames of each exception are kept, 64 kB of the stack trace in all
+    and as much of the message: what is too long is cut in the middle.
+
+    Args:
+        message: What is reported with the final status.
+
+    Returns:
+        None if no exception is being handled, if its text is not the message, or if it cannot be formatted. Never
+        raises: a failure is recorded with or without its exception.
+    """
+    exception = sys.exception()
+    if exception is None:
+        return None
+    try:
+        if str(exception) != message:
+            return None
+        return Failure(
+            type=_qualified_name(type(exception)),
+            message=_cut_middle(message, _TEXT_LENGTH),
+            stacktrace=_format(exception),
+        )
+    except Exception:  # noqa: BLE001 - any code may run in a user's __str__, and the failure must still be recorded
+        return None
+
+
+def _qualified_name(cls: type) -> str:
+    name = str(cls.__qualname__)
+    return name if cls.__module__ == "builtins" else f"{cls.__module__}.{name}"
+
+
+def _format(exception: BaseException) -> str:
+    trace = TracebackException(
+        type(exception), exception, exception.__traceback__, limit=-_FRAMES, lookup_lines=False, compact=True
+    )
+    _reduce_texts(trace)
+    return _cut_bytes("".join(trace.format()), _STACK_BYTES)
+
+
+def _reduce_texts(trace: TracebackException) -> None:
+    """Reduce the text of each exception by itself, where nothing in it can pass for the rest of the stack trace."""
+    waiting: list[TracebackException] = [trace]
+    done = 0
+    while waiting:
+        current = waiting.pop(0)
+        done += 1
+        fields = vars(current)
+        # The private name has been the same since Python 3.5; without it the texts stay for the sender to reduce.
+        if isinstance(fields.get("_str"), str):
+            fields["_str"] = _reduced(fields["_str"])
+        notes = fields.get("__notes__")
+        if isinstance(notes, list | tuple):
+            fields["__notes__"] = [_reduced(note) if isinstance(note, str) else "<note>" for note in notes[:10]]
+        if current.exceptions:
+            printed = current.exceptions[:_PRINTED_OF_GROUP]
+            if done + len(waiting) + len(printed) <= _GROUPED_EXCEPTIONS:
+                waiting += printed
+            else:
+                current.exceptions = None
+        for chained in (current.__cause__, current.__context__):
+            if chained is not None and done + len(waiting) < _CHAINED_EXCEPTIONS:
+                waiting.append(chained)
+            elif chained is not None:
+                current.__cause__ = current.__context__ = None
+
+
+def _reduced(text: str) -> str:
+    return _cut_middle(reduce_validation(text, in_trace=False), _CHAINED_TEXT_LENGTH)
+
+
+def _cut_bytes(text: str, limit: int) -> str:
+    while (size := len(text.encode("utf-8", "replace"))) > limit:
+        text = _cut_middle(text, max(0, int(len(text) * limit / size) - 100))
+    return text
+
+
+def _cut_middle(text: str, limit: int) -> str:
+    """Cut to about ``limit`` characters between lines or at least words, so that no half of a secret is left."""
+    if len(text) <= limit:
+        return text
+    seam = limit // 8
+    head, tail = text[: limit // 3], text[len(text) - (limit - limit // 3) :]
+    for gap in ("\n", " "):
+        if (end := head.rfind(gap, max(0, len(head) - seam))) >= 0:
+            head = head[: end + 1]
+            break
+    for gap in ("\n", " "):
+        if (start := tail.find(gap, 0, seam)) >= 0:
+            tail = tail[start + 1 :]
+            break
+    return f"{head}... {len(text) - len(head) - len(tail)} characters left out ...\n{tail}"

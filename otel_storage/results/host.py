@@ -1,0 +1,57 @@
+"""Is django-pipelines, the host, installed - and is Django configured?
+
+The distribution is looked for, not the module: many projects have a module of their own named ``pipelines``. Django is
+imported here alone, and only where it is configured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+from functools import cache
+from importlib import import_module, metadata
+from typing import Any
+
+DISTRIBUTION = "django-pipelines"
+
+
+@cache
+def is_installed() -> bool:
+    """Whether the host's distribution is installed in this environment."""
+    try:
+        metadata.distribution(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def load(module: str) -> Any:
+    """Import ``pipelines.<module>`` of the host; call it only where :func:`is_installed`."""
+    return import_module(f"pipelines.{module}")
+
+
+def django_is_configured() -> bool:
+    """Whether DJANGO_SETTINGS_MODULE is set or Django's settings were configured by code."""
+    if os.environ.get("DJANGO_SETTINGS_MODULE"):
+        return True
+    conf = sys.modules.get("django.conf")
+    return bool(conf is not None and conf.settings.configured)
+
+
+def django_settings() -> Any:
+    """Django's settings; call it only where :func:`django_is_configured`."""
+    return import_module("django.conf").settings
+
+
+def present(moment: datetime | None) -> datetime | None:
+    """The moment as getters give it: aware UTC, or naive in Django's zone under ``USE_TZ=False``.
+
+    The host's pages subtract such times from a naive now.
+    """
+    if moment is None or "django.conf" not in sys.modules or not django_is_configured():
+        return moment
+    if django_settings().USE_TZ:
+        return moment
+    timezone = import_module("django.utils.timezone")
+    return moment.astimezone(timezone.get_default_timezone()).replace(tzinfo=None)

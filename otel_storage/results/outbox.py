@@ -1,0 +1,123 @@
+"""What a storage keeps for telemetry: references to final records whose spans are not acknowledged yet.
+
+A reference is written in the transaction that makes its record final, and removed once the record's span is accepted.
+There is one per final task result, and one per run for the three levels above, which leave together after their
+children. A sender claims references for a time (a lease), so that several may work side by side, and what a dead one
+held becomes free again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A reference that this sender holds, with what its spans are made from."""
+
+    reference_id: int
+    attempts: int
+    """How often it was sent before, in vain."""
+    snapshot: TaskResultSnapshot | RunSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """References held under one lease."""
+
+    token: str
+    """What the lease is known by; nobody else can settle or release its references."""
+    claims: Sequence[Claim]
+    looked_at: int
+    """How many references were looked at: runs that have not settled are, but cannot be claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """When a run that is final counts as settled although there are records in it that are not."""
+
+    quiet: timedelta = timedelta(seconds=30)
+    """Records that are PENDING are waited for until nothing in the run has changed for this long."""
+    after: timedelta = timedelta(days=1)
+    """Task results that are RUNNING are waited for until nothing in the run has changed for this long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxStatus:
+    """How many references there are, by what they wait for."""
+
+    due: int
+    """To be sent now."""
+    retrying: int
+    """Sent in vain, and waiting for their next attempt."""
+    leased: int
+    """In the hands of a sender."""
+    held: int
+    """Runs that are final, whose parent spans wait for the records below them."""
+    open: int
+    """Runs that are not final yet."""
+    refused: int
+    """Set aside, because the endpoint refused their spans for good."""
+    expired: int
+    """Older than the greatest age at which they are sent."""
+    oldest: datetime | None
+    """When the oldest one that waits to be sent was written."""
+    error: str
+    """Why the last attempt of one that waits failed; empty if none did."""
+    refusal: str
+    """Why the last one that was set aside was refused; empty if none was."""
+    hold: str
+    """What the last one that is held waits for; empty if none is."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait to be sent or are being sent: due, retrying and leased."""
+        return self.due + self.retrying + self.leased
+
+
+class Outbox(Protocol):
+    """References, to be claimed and settled.
+
+    Every method is a transaction of its own, or several, and may raise what the database does.
+    """
+
+    def claim_task_results(self, limit: int, lease: timedelta) -> Claims:
+        """Claim up to ``limit`` references of task results that are due, oldest first."""
+
+    def claim_runs(self, limit: int, lease: timedelta, rule: Settling) -> Claims:
+        """Claim up to ``limit`` references of runs that are due and have settled.
+
+        A run has settled when it is final, the spans of its task results are acknowledged, none of them is RUNNING, and
+        neither is one PENDING nor a pipeline result RUNNING, or nothing in the run has changed for a while. What its
+        spans are made from is stored then; a record that changes later no longer changes them. Runs that have not
+        settled are looked at again later.
+        """
+
+    def renew(self, token: str, lease: timedelta) -> bool:
+        """Prolong the lease; False if it has been lost to another sender."""
+
+    def settle(self, token: str, reference_ids: Sequence[int]) -> int:
+        """Remove references whose spans were accepted; returns how many of them the token still held."""
+
+    def release(self, token: str, reference_ids: Sequence[int], *, delay: timedelta, error: str) -> None:
+        """Give references back after a failure, to be due again after ``delay``."""
+
+    def refuse(self, token: str, reference_ids: Sequence[int], *, error: str) -> None:
+        """Set references aside whose spans were refused for good."""
+
+    def expire(self, max_age: timedelta) -> int:
+        """Mark references older than ``max_age`` as expired, so that they are no longer sent; returns how many."""
+
+    def hasten(self, *, held_only: bool = False) -> None:
+        """Make due now the runs that are held and, unless ``held_only``, what waits for its next attempt."""
+
+    def status(self) -> OutboxStatus:
+        """How many references there are, by what they wait for."""
+
+    def has_due(self) -> bool:
+        """Whether anything is due, in nobody's hands or in a sender's."""
