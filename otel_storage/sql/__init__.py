@@ -1,0 +1,1 @@
+"""SqlPipelineStorage: the records in SQL, through SQLAlchemy."""

@@ -1,0 +1,269 @@
+"""Building a run: the pipeline is asked for everything first, then all rows are inserted in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from otel_storage.results.exceptions import InvalidInput, RunExists
+from otel_storage.results.protocols import PipelineLike, Reporter
+from otel_storage.results.status import PipelineTaskStatus
+from otel_storage.sql import schema
+from otel_storage.sql.engine import Database
+from otel_storage.sql.records import (
+    IdentityMap,
+    SqlPipelineExecution,
+    SqlPipelineResult,
+    SqlRecord,
+    SqlTaskExecution,
+    SqlTaskResult,
+)
+from otel_storage.sql.transitions import EXECUTION, reference
+from otel_storage.sql.types import dump_json, identifier, storable
+
+Row = dict[str, Any]
+
+BADLY_CONFIGURED = "Pipeline is badly configured"
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    pipeline_task: str
+    task_id: str
+    config: str | None
+    objects: Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a run's rows are made from; nothing of the user's is called once it is there."""
+
+    execution: Row
+    objects: Sequence[str | None]
+    """The pipeline's objects as JSON, one pipeline result each."""
+    tasks: Sequence[_Task]
+    runner: str
+    reporter: str
+
+
+def plan(
+    pipeline: PipelineLike,
+    run_id: object,
+    runner: object,
+    reporter: object,
+    input_data: Any,
+    build_all: bool,
+    created: datetime,
+) -> Plan:
+    """Ask the pipeline for all that is to be stored.
+
+    Raises:
+        InvalidInput: an id or a value cannot be stored.
+    """
+    execution: Row = {
+        "run_id": identifier(run_id, "run_id"),
+        "pipeline_id": identifier(pipeline.id, "the pipeline's id"),
+        "input_data": dump_json(input_data, "input_data"),
+        "status": PipelineTaskStatus.PENDING,
+        "created": created,
+    }
+    if not build_all:
+        execution.update(status=PipelineTaskStatus.CONFIG_ERROR, completed=created, completed_message=BADLY_CONFIGURED)
+        return _counted(Plan(execution, (), (), _path(runner), _path(reporter)))
+    objects = _objects(pipeline.get_iterator, pipeline.get_serializable_pipeline_object, "a pipeline object")
+    # A task's iterator takes no argument, so its objects are the same for every pipeline result.
+    tasks = [_task(task) for task in (pipeline.tasks or {}).values()] if objects else []
+    return _counted(Plan(execution, objects, tasks, _path(runner), _path(reporter)))
+
+
+def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool) -> Rows:
+    """Insert all rows of the plan in one transaction.
+
+    Raises:
+        RunExists: there is a run of this id.
+    """
+    execution = {**plan.execution, "trace": trace}
+
+    def work(connection: Connection) -> Rows:
+        ids = _IdSource(connection)
+        rows = Rows([execution], *_children(plan, execution, ids))
+        if is_traced:
+            is_final = execution["status"] is not PipelineTaskStatus.PENDING
+            row = reference(EXECUTION, execution["id"], execution["id"], execution["created"], due=is_final)
+            connection.execute(insert(schema.outbox).inline(), row)
+        return rows
+
+    try:
+        return database.write(work)
+    except IntegrityError as error:
+        raise _conflict(database, error, execution["run_id"]) from None
+
+
+def announce(records: IdentityMap, rows: Rows, reporter: Reporter) -> SqlPipelineExecution:
+    """Report PENDING for every record, level by level, from the top down; returns the execution."""
+    execution: SqlPipelineExecution
+    [execution] = _records(records, SqlPipelineExecution, rows.executions, {})
+    _report(reporter, "report_pipeline_execution", [execution])
+    pipeline_results = _records(records, SqlPipelineResult, rows.pipeline_results, {execution.id: execution})
+    _report(reporter, "report_pipeline_result", pipeline_results)
+    by_id: dict[int, SqlRecord] = {record.id: record for record in pipeline_results}
+    task_executions = _records(records, SqlTaskExecution, rows.task_executions, by_id)
+    _report(reporter, "report_task_execution", task_executions)
+    by_id = {record.id: record for record in task_executions}
+    _report(reporter, "report_task_result", _records(records, SqlTaskResult, rows.task_results, by_id))
+    return execution
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a run, as they were inserted, with their ids."""
+
+    executions: Sequence[Row]
+    pipeline_results: Sequence[Row]
+    task_executions: Sequence[Row]
+    task_results: Sequence[Row]
+
+
+def _children(plan: Plan, execution: Row, ids: _IdSource) -> tuple[list[Row], list[Row], list[Row]]:
+    ids.insert(schema.pipeline_execution, [execution])
+    common = {
+        "execution_id": execution["id"],
+        "status": PipelineTaskStatus.PENDING,
+        "created": execution["created"],
+    }
+    pipeline_results = [
+        {**common, "pipeline_object": text, "runner": plan.runner, "reporter": plan.reporter} for text in plan.objects
+    ]
+    ids.insert(schema.pipeline_result, pipeline_results)
+    task_executions: list[Row] = [
+        {
+            **common,
+            "pipeline_result_id": pipeline_result["id"],
+            "pipeline_task": task.pipeline_task,
+            "task_id": task.task_id,
+            "config": task.config,
+        }
+        for pipeline_result in pipeline_results
+        for task in plan.tasks
+    ]
+    ids.insert(schema.task_execution, task_executions)
+    task_results: list[Row] = [
+        {**common, "task_execution_id": task_execution["id"], "task_object": text}
+        for position, task_execution in enumerate(task_executions)
+        for text in plan.tasks[position % len(plan.tasks)].objects
+    ]
+    ids.insert(schema.task_result, task_results)
+    return pipeline_results, task_executions, task_results
+
+
+class _IdSource:
+    """Inserts rows in bulk, and knows their ids.
+
+    SQLite's write lock and PostgreSQL's sequences give the ids beforehand, which is quicker than asking for them back.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def insert(self, table: Table, rows: list[Row]) -> None:
+        """Insert the rows, and set ``id`` in each."""
+        if not rows:
+            return
+        reserve = {"sqlite": self._after_last, "postgresql": self._from_sequence}.get(self._connection.dialect.name)
+        if reserve is None:
+            statement = insert(table).returning(table.c.id, sort_by_parameter_order=True)
+            inserted = self._connection.execute(statement, rows).scalars().all()
+            for row, id_ in zip(rows, inserted, strict=True):
+                row["id"] = id_
+            return
+        for row, id_ in zip(rows, reserve(table, len(rows)), strict=True):
+            row["id"] = id_
+        self._connection.execute(insert(table).inline(), rows)
+
+    def _after_last(self, table: Table, count: int) -> Iterable[int]:
+        last = self._connection.exec_driver_sql(
+            "SELECT seq FROM sqlite_sequence WHERE name = ?", (table.name,)
+        ).scalar()
+        return range((last or 0) + 1, (last or 0) + 1 + count)
+
+    def _from_sequence(self, table: Table, count: int) -> Iterable[int]:
+        sequence = func.pg_get_serial_sequence(table.name, "id")
+        numbers = func.generate_series(1, count).table_valued("n")
+        return self._connection.execute(select(func.nextval(sequence)).select_from(numbers)).scalars().all()
+
+
+def _counted(plan: Plan) -> Plan:
+    plan.execution["pipeline_result_count"] = len(plan.objects)
+    plan.execution["task_result_count"] = len(plan.objects) * sum(len(task.objects) for task in plan.tasks)
+    return plan
+
+
+def _task(task: Any) -> _Task:
+    return _Task(
+        pipeline_task=identifier(task.pipeline_task, "a task's name"),
+        task_id=identifier(task.task_id, "a task's id"),
+        config=dump_json(_config(task.cleaned_config), f"the config of task {task.pipeline_task!r}"),
+        objects=_objects(
+            task.get_iterator, task.get_serializable_task_object, f"an object of task {task.pipeline_task!r}"
+        ),
+    )
+
+
+def _config(config: Any) -> Any:
+    """The task's configuration as plain values: pydantic 2 gives what JSON can hold, pydantic 1 what there is."""
+    if config is None or isinstance(config, Mapping):
+        return config
+    if hasattr(config, "model_dump"):
+        return config.model_dump(mode="json")
+    if hasattr(config, "dict"):
+        return config.dict()
+    raise InvalidInput(f"a task's cleaned_config must be a pydantic model or a mapping, not {type(config).__name__}")
+
+
+def _objects(
+    get_iterator: Callable[[], Iterable[Any] | None], serialize: Callable[[Any], Any], what: str
+) -> list[str | None]:
+    iterator = get_iterator()
+    return [dump_json(serialize(item), what) for item in (iterator if iterator is not None else [None])]
+
+
+def _path(thing: object) -> str:
+    return storable(f"{type(thing).__module__}.{type(thing).__name__}")[:255]
+
+
+def _conflict(database: Database, error: IntegrityError, run_id: str) -> Exception:
+    table = schema.pipeline_execution
+    with database.read() as connection:
+        exists = connection.execute(select(table.c.id).where(table.c.run_id == run_id)).first() is not None
+    if not exists:
+        return error
+    return RunExists(f"there is a run {run_id} already; give every run an id of its own, e.g. str(uuid.uuid4())")
+
+
+_UNSET = dict.fromkeys(
+    (
+        "started",
+        "completed",
+        "started_message",
+        "completed_message",
+        "worker_host",
+        "worker_pid",
+        "worker_started",
+    )
+)
+
+
+def _records(records: IdentityMap, kind: type[Any], rows: Sequence[Row], parents: Mapping[int, SqlRecord]) -> list[Any]:
+    return [records.put(kind, {**_UNSET, **row}, parents.get(row.get(kind.parent_column, 0))) for row in rows]
+
+
+def _report(reporter: Reporter, method: str, records: Iterable[SqlRecord]) -> None:
+    """Report PENDING through the host's method for the kind, which a reporter without the host need not have."""
+    report = getattr(reporter, method, reporter.report_context_object)
+    for record in records:
+        report(record, PipelineTaskStatus.PENDING, record.waiting_message)

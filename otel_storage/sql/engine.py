@@ -1,0 +1,308 @@
+"""The database: where it is, how it is reached, and how a transaction is run on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import QueuePool
+
+from otel_storage.results import host
+from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
+from otel_storage.sql import migrate, schema
+
+logger = logging.getLogger("otel_storage")
+
+URL_VARIABLE = "OTEL_STORAGE_URL"
+DEFAULT_URL = "sqlite:///otel_storage.db"
+
+BUSY_TIMEOUT = 30.0
+"""Seconds that a SQLite connection waits for another's write transaction."""
+
+CONNECT_TIMEOUT = 10
+"""Seconds to wait for a server's answer to a new connection."""
+
+ATTEMPTS = 4
+"""How often a transaction is tried that lost a deadlock or its connection."""
+
+_DRIVERS = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+}
+_EXTRAS = {"psycopg": "postgresql"}
+_DEADLOCK_STATES = {"40P01", "40001"}
+_SECRET_PARAMETERS = ("password", "passwd", "pwd", "secret", "token", "sslpassword")
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """An engine with a checked schema; all of our SQL goes through :meth:`read` and :meth:`write`.
+
+    Args:
+        url: A SQLAlchemy URL; else the environment variable ``OTEL_STORAGE_URL``, else a SQLite file
+            ``otel_storage.db`` in Django's ``BASE_DIR``, or in the working directory.
+        engine: An engine to use instead; it keeps its own settings, and is not disposed.
+        durable: SQLite only: sync every commit to the disk, so that it survives a power cut too.
+
+    Raises:
+        ConfigurationError: the URL cannot be parsed, its driver is missing, or both arguments are given.
+    """
+
+    def __init__(self, url: str | URL | None = None, *, engine: Engine | None = None, durable: bool = False) -> None:
+        if engine is not None and url is not None:
+            raise ConfigurationError("give a url or an engine, not both")
+        self._owned = engine is None
+        self.engine = engine if engine is not None else _create_engine(_resolve(url), durable)
+        self._schema_checked = False
+        self._lock = threading.RLock()
+        _databases.add(self)
+
+    @property
+    def dialect(self) -> str:
+        """The engine's dialect: sqlite, postgresql, ..."""
+        return self.engine.dialect.name
+
+    @property
+    def url(self) -> str:
+        """Where the database is, without its password."""
+        return display_url(self.engine.url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for queries; each sees what is committed when it starts.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+            SchemaMismatch: its schema is not this version's.
+        """
+        self._check_schema()
+        with self._connect() as connection:
+            if self.dialect != "sqlite":
+                # Saves the round trips of a transaction; our SQLite connections begin none for a query.
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    def write(self, work: Callable[[Connection], Result]) -> Result:
+        """Run ``work`` in one transaction and commit it; after a deadlock or a lost connection, run it again.
+
+        ``work`` must have no effects but those on the connection.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+            SchemaMismatch: its schema is not this version's.
+        """
+        self._check_schema()
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._transaction(work)
+            except DBAPIError as error:
+                if not (error.connection_invalidated or _is_deadlock(error)):
+                    raise
+                logger.debug("transaction is run again after: %s", type(error.orig).__name__)
+                time.sleep(0.05 * 4**attempt if error.connection_invalidated else 0.01 * attempt)
+        return self._transaction(work)
+
+    def upgrade(self) -> None:
+        """Create the schema, or bring it up to this version.
+
+        Raises:
+            SchemaMismatch: the schema is newer than this version of the package.
+        """
+        with self._connect() as connection:
+            self._upgrade(connection)
+        self._schema_checked = True
+
+    def current(self) -> str | None:
+        """The version of the database's schema; None if there is none."""
+        with self._connect() as connection:
+            return migrate.current(connection)
+
+    def dispose(self) -> None:
+        """Close the connections, unless the engine was given."""
+        if self._owned:
+            self.engine.dispose()
+
+    def after_fork(self) -> None:
+        """Forget the parent's connections in a forked child, leaving them open for the parent."""
+        self._lock = threading.RLock()
+        self.engine.dispose(close=False)
+        if _is_memory(self.engine.url):
+            self._schema_checked = False
+
+    def _check_schema(self) -> None:
+        if self._schema_checked:
+            return
+        with self._lock:
+            if self._schema_checked:
+                return
+            with self._connect() as connection:
+                version = migrate.current(connection)
+                if version != schema.SCHEMA_VERSION and self.dialect == "sqlite":
+                    self._upgrade(connection)
+                else:
+                    migrate.check(version, self.url)
+            self._schema_checked = True
+
+    def _upgrade(self, connection: Connection) -> None:
+        connection.rollback()
+        if self.dialect == "sqlite":
+            # One process migrates, the others wait for its lock and find it done.
+            connection = connection.execution_options(**_IMMEDIATE)
+        with connection.begin():
+            migrate.upgrade(connection, self.url)
+
+    def _transaction(self, work: Callable[[Connection], Result]) -> Result:
+        with self._connect() as connection:
+            if self.dialect == "sqlite":
+                connection = connection.execution_options(**_IMMEDIATE)
+            with connection.begin():
+                if self.dialect == "sqlite" and not self._owned:
+                    # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
+                    connection.exec_driver_sql("DELETE FROM otel_storage_outbox WHERE 1 = 0")
+                return work(connection)
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        try:
+            connection = self.engine.connect()
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailable(f"no connection to {self.url} came free: {error}") from error
+        except (OperationalError, InterfaceError, DatabaseError) as error:
+            raise DatabaseUnavailable(self._unavailable(error)) from error
+        with connection:
+            yield connection
+
+    def _unavailable(self, error: DBAPIError) -> str:
+        cause = " ".join(str(error.orig).split())
+        if self.dialect == "sqlite":
+            mend = "check that the folder exists and that the file may be written and is a SQLite database"
+        else:
+            mend = "check that the server runs, and the URL's host, port, user, password and database name"
+        return f"cannot open {self.url}: {cause}; {mend}"
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for database in list(_databases):
+        database.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+_IMMEDIATE: dict[str, Any] = {"otel_storage_begin": "BEGIN IMMEDIATE"}
+
+
+def display_url(url: URL) -> str:
+    """The URL without its password, wherever in it that stands."""
+    hidden = {key: "***" if key.lower() in _SECRET_PARAMETERS else value for key, value in url.query.items()}
+    return url.set(query=hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
+def _resolve(url: str | URL | None) -> URL:
+    """The URL to use: a relative SQLite file is made absolute."""
+    source = "url"
+    if url is None:
+        url = os.environ.get(URL_VARIABLE) or None
+        source = f"the environment variable {URL_VARIABLE}"
+    parsed = _parse(url or DEFAULT_URL, source)
+    if parsed.get_backend_name() != "sqlite" or _is_memory(parsed) or parsed.query.get("uri"):
+        return parsed
+    path = Path(parsed.database or "")
+    if path.is_absolute():
+        return parsed
+    absolute = _base_folder() / path
+    logger.info("the records of pipeline runs are stored in %s", absolute)
+    return parsed.set(database=str(absolute))
+
+
+def _parse(url: str | URL, source: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError, TypeError):
+        # The original error may print the URL, and so its password.
+        raise ConfigurationError(
+            f"{source} is not a database URL; use e.g. sqlite:///runs.db or postgresql+psycopg://user:password@host/name"
+        ) from None
+    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+
+
+def _base_folder() -> Path:
+    """Celery and the web server often start in different folders; under Django both know BASE_DIR."""
+    if host.django_is_configured():
+        base = getattr(host.django_settings(), "BASE_DIR", None)
+        if base:
+            return Path(base)
+    return Path.cwd()
+
+
+def _is_memory(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def _create_engine(url: URL, durable: bool) -> Engine:
+    # Statements' parameters hold input data, which does not belong in an error or a log.
+    options: dict[str, Any] = {"hide_parameters": True}
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        options["connect_args"] = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+        if _is_memory(url):
+            # The database lives in its one connection, which threads take turns to use.
+            options.update(poolclass=QueuePool, pool_size=1, max_overflow=0)
+    elif backend == "postgresql" and "connect_timeout" not in url.query:
+        options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT}
+    try:
+        engine = create_engine(url, **options)
+    except NoSuchModuleError:
+        raise ConfigurationError(
+            f"there is no database dialect {url.drivername!r}; use sqlite or postgresql+psycopg"
+        ) from None
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "")
+        mend = f"pip install 'otel-storage[{extra}]'" if extra else f"install the module {error.name!r}"
+        raise ConfigurationError(f"the driver of {url.drivername} is not installed: {mend}") from error
+    if backend == "sqlite":
+        _configure_sqlite(engine, durable)
+    return engine
+
+
+def _configure_sqlite(engine: Engine, durable: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        # The driver begins no transaction by itself: it would take the write lock too late.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        statement = connection.get_execution_options().get("otel_storage_begin")
+        if statement:
+            connection.exec_driver_sql(statement)
+
+
+def _is_deadlock(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in _DEADLOCK_STATES

@@ -1,0 +1,238 @@
+"""References to final records whose spans are not acknowledged yet, and the leases of those who send them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select, update
+
+from otel_storage.results.outbox import Claim, Claims, OutboxStatus, Settling
+from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
+from otel_storage.sql import schema, settling, snapshots
+from otel_storage.sql.transitions import EXECUTION, TASK_RESULT
+from otel_storage.sql.types import storable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from otel_storage.results.clock import Clock
+    from otel_storage.sql.engine import Database
+
+_outbox = schema.outbox
+_CHUNK = 500
+
+WAITING = "waiting"
+HELD = "held"
+REFUSED = "refused"
+EXPIRED = "expired"
+
+
+class SqlOutbox:
+    """The outbox of a :class:`~otel_storage.sql.storage.SqlPipelineStorage`; see the protocol for what it promises."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def claim_task_results(self, limit: int, lease: timedelta) -> Claims:
+        """Claim references of task results that are due, oldest first."""
+        token, rows = self._claim(TASK_RESULT, (WAITING,), limit, lease)
+        if not rows:
+            return Claims(token, (), 0)
+        with self._database.read() as connection:
+            found = snapshots.task_results(connection, [row.record_id for row in rows])
+        return self._claims(token, rows, found)
+
+    def claim_runs(self, limit: int, lease: timedelta, rule: Settling) -> Claims:
+        """Claim references of runs that are due and have settled; the others are held, to be looked at later."""
+        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease)
+        if not rows:
+            return Claims(token, (), 0)
+        now = self._clock()
+        ids = [row.record_id for row in rows]
+        holds = self._database.write(lambda connection: settling.settle(connection, ids, rule, now))
+        self._hold(token, [(row.id, holds[row.record_id]) for row in rows if row.record_id in holds])
+        settled = [row for row in rows if row.record_id not in holds]
+        with self._database.read() as connection:
+            found = snapshots.runs(connection, [row.record_id for row in settled])
+        return self._claims(token, settled, found, looked_at=len(rows))
+
+    def renew(self, token: str, lease: timedelta) -> bool:
+        """Prolong the lease; False if it has been lost."""
+        statement = update(_outbox).where(_outbox.c.token == token).values(leased_until=self._clock() + lease)
+        return self._database.write(lambda connection: connection.execute(statement).rowcount) > 0
+
+    def settle(self, token: str, reference_ids: Sequence[int]) -> int:
+        """Remove references whose spans were accepted."""
+        return self._for_held(
+            token, reference_ids, lambda connection, held: connection.execute(delete(_outbox).where(held)).rowcount
+        )
+
+    def release(self, token: str, reference_ids: Sequence[int], *, delay: timedelta, error: str) -> None:
+        """Give references back after a failure, to be due again after ``delay``."""
+        values = {
+            "state": WAITING,
+            "due": self._clock() + delay,
+            "attempts": _outbox.c.attempts + 1,
+            "error": storable(error),
+        }
+        self._give_back(token, reference_ids, values)
+
+    def refuse(self, token: str, reference_ids: Sequence[int], *, error: str) -> None:
+        """Set references aside whose spans were refused for good."""
+        values = {"state": REFUSED, "attempts": _outbox.c.attempts + 1, "error": storable(error)}
+        self._give_back(token, reference_ids, values)
+
+    def expire(self, max_age: timedelta) -> int:
+        """Mark references older than ``max_age`` as expired; returns how many."""
+        now = self._clock()
+        is_old = and_(
+            _outbox.c.state.in_((WAITING, HELD)),
+            _outbox.c.due.is_not(None),
+            _outbox.c.created < now - max_age,
+            _is_free(now),
+        )
+        if not self._exists(is_old):
+            return 0
+        statement = update(_outbox).where(is_old).values(state=EXPIRED)
+        return self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+    def hasten(self, *, held_only: bool = False) -> None:
+        """Make due now the runs that are held and, unless ``held_only``, what waits for its next attempt."""
+        now = self._clock()
+        states = (HELD,) if held_only else (WAITING, HELD)
+        is_late = and_(_outbox.c.state.in_(states), _outbox.c.due > now, _is_free(now))
+        if self._exists(is_late):
+            statement = update(_outbox).where(is_late).values(due=now)
+            self._database.write(lambda connection: connection.execute(statement))
+
+    def has_due(self) -> bool:
+        """Whether anything is due, in nobody's hands or in a sender's."""
+        return self._exists(and_(_outbox.c.state == WAITING, _outbox.c.due <= self._clock()))
+
+    def status(self) -> OutboxStatus:
+        """How many references there are, by what they wait for."""
+        now = self._clock()
+        waiting = and_(_outbox.c.state == WAITING, _outbox.c.due.is_not(None))
+        free = _is_free(now)
+        parts = {
+            "due": and_(waiting, free, _outbox.c.due <= now),
+            "retrying": and_(waiting, free, _outbox.c.due > now),
+            "leased": and_(_outbox.c.state.in_((WAITING, HELD)), ~free),
+            "held": and_(_outbox.c.state == HELD, free),
+            "open": and_(_outbox.c.state == WAITING, _outbox.c.due.is_(None)),
+            "refused": _outbox.c.state == REFUSED,
+            "expired": _outbox.c.state == EXPIRED,
+        }
+        counts = [func.coalesce(func.sum(case((part, 1), else_=0)), 0).label(name) for name, part in parts.items()]
+        statement = select(*counts, func.min(case((waiting, _outbox.c.created))).label("oldest"))
+        with self._database.read() as connection:
+            row = connection.execute(statement).one()
+            errors: dict[str, Any] = {
+                name: connection.execute(
+                    select(_outbox.c.error)
+                    .where(_outbox.c.state == state, _outbox.c.error.is_not(None))
+                    .order_by(_outbox.c.due.desc(), _outbox.c.id.desc())
+                    .limit(1)
+                ).scalar()
+                or ""
+                for name, state in (("error", WAITING), ("refusal", REFUSED), ("hold", HELD))
+            }
+        fields: dict[str, Any] = {name: int(getattr(row, name)) for name in parts}
+        return OutboxStatus(**fields, **errors, oldest=row.oldest)
+
+    def _claim(self, kind: str, states: Sequence[str], limit: int, lease: timedelta) -> tuple[str, Sequence[Any]]:
+        token = uuid.uuid4().hex
+        now = self._clock()
+        is_claimable = and_(_outbox.c.state.in_(states), _outbox.c.kind == kind, _outbox.c.due <= now, _is_free(now))
+        # A look without the write lock: an idle sender must not make writers wait.
+        if not self._exists(is_claimable):
+            return token, ()
+
+        def work(connection: Connection) -> Sequence[Any]:
+            # SKIP LOCKED lets senders work side by side; SQLite has none, but its write lock is held.
+            rows = connection.execute(
+                select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts)
+                .where(is_claimable)
+                .order_by(_outbox.c.due, _outbox.c.id)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            ).all()
+            if rows:
+                connection.execute(
+                    update(_outbox)
+                    .where(_outbox.c.id.in_([row.id for row in rows]))
+                    .values(token=token, leased_until=now + lease)
+                )
+            return rows
+
+        return token, self._database.write(work)
+
+    def _exists(self, condition: ColumnElement[bool]) -> bool:
+        with self._database.read() as connection:
+            return connection.execute(select(_outbox.c.id).where(condition).limit(1)).first() is not None
+
+    def _claims(
+        self,
+        token: str,
+        rows: Sequence[Any],
+        found: dict[int, TaskResultSnapshot] | dict[int, RunSnapshot],
+        looked_at: int | None = None,
+    ) -> Claims:
+        # A record can be gone although its reference is there: a cleanup went between them.
+        gone = [row.id for row in rows if row.record_id not in found]
+        if gone:
+            self.settle(token, gone)
+        claims = [Claim(row.id, row.attempts, found[row.record_id]) for row in rows if row.record_id in found]
+        return Claims(token, claims, len(rows) if looked_at is None else looked_at)
+
+    def _hold(self, token: str, holds: Sequence[tuple[int, settling.Hold]]) -> None:
+        if not holds:
+            return
+
+        def work(connection: Connection) -> None:
+            for reference_id, hold in holds:
+                connection.execute(
+                    update(_outbox)
+                    .where(_outbox.c.id == reference_id, _outbox.c.token == token)
+                    .values(state=HELD, due=hold.until, error=hold.reason, **_FREE)
+                )
+
+        self._database.write(work)
+
+    def _give_back(self, token: str, reference_ids: Sequence[int], values: dict[str, Any]) -> None:
+        self._for_held(
+            token,
+            reference_ids,
+            lambda connection, held: connection.execute(update(_outbox).where(held).values(**values, **_FREE)).rowcount,
+        )
+
+    def _for_held(
+        self,
+        token: str,
+        reference_ids: Sequence[int],
+        work: Callable[[Connection, ColumnElement[bool]], int],
+    ) -> int:
+        """Do the work, in one transaction, on those of the references that the token still holds."""
+
+        def for_each_chunk(connection: Connection) -> int:
+            return sum(
+                work(
+                    connection,
+                    and_(_outbox.c.id.in_(reference_ids[start : start + _CHUNK]), _outbox.c.token == token),
+                )
+                for start in range(0, len(reference_ids), _CHUNK)
+            )
+
+        return self._database.write(for_each_chunk) if reference_ids else 0
+
+
+_FREE: dict[str, Any] = {"token": None, "leased_until": None}
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    """Whether no lease is on the reference, or one that has run out."""
+    return or_(_outbox.c.leased_until.is_(None), _outbox.c.leased_until < now)

@@ -1,0 +1,207 @@
+"""The tables.
+
+The four levels share their columns of state. Every record knows its execution, so that a run's records are found, and
+removed, without a join. Ids are never used again: a queued task could otherwise run another run's record.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+)
+
+from otel_storage.sql.types import LongText, Status, UtcDateTime
+
+SCHEMA_VERSION = "0001"
+"""The migration that this version of the package works with."""
+
+VERSION_TABLE = "otel_storage_schema_version"
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite increments only what is declared INTEGER PRIMARY KEY, which has 64 bits there.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _id() -> Column[int]:
+    return Column("id", Id, primary_key=True, autoincrement=True)
+
+
+def _parent(name: str, table: str) -> Column[int]:
+    return Column(name, Id, ForeignKey(f"{table}.id", ondelete="CASCADE"), nullable=False)
+
+
+def _run() -> Column[int]:
+    """The execution: no foreign key, which every insert would pay for, where a record has a parent to guard it."""
+    return Column("execution_id", Id, nullable=False)
+
+
+def _state() -> list[Column[Any]]:
+    """The status, when it was reached and what was said; who reported RUNNING."""
+    columns: list[Column[Any]] = [
+        Column("status", Status, nullable=False),
+        Column("created", UtcDateTime, nullable=False),
+        Column("started", UtcDateTime),
+        Column("completed", UtcDateTime),
+        Column("started_message", LongText),
+        Column("completed_message", LongText),
+        Column("worker_host", String(255)),
+        Column("worker_pid", Integer),
+        Column("worker_started", UtcDateTime),
+    ]
+    return columns
+
+
+def _span() -> list[Column[Any]]:
+    """What a parent's span is made from, stored before it is first sent: a later child changes no sent span."""
+    columns: list[Column[Any]] = [
+        Column("span_start", UtcDateTime),
+        Column("span_end", UtcDateTime),
+        Column("span_status", Status),
+        Column("span_outcome", Status),
+    ]
+    return columns
+
+
+_OPTIONS: dict[str, Any] = {
+    "sqlite_autoincrement": True,
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+}
+
+pipeline_execution = Table(
+    "otel_storage_pipeline_execution",
+    metadata,
+    _id(),
+    Column("run_id", String(255), nullable=False, unique=True),
+    Column("pipeline_id", String(255), nullable=False),
+    Column("input_data", LongText),
+    Column("pipeline_result_count", Integer, nullable=False),
+    Column("task_result_count", Integer, nullable=False),
+    Column(
+        "trace",
+        LongText,
+        comment="what was decided about the run's trace when it was built; none: no telemetry",
+    ),
+    *_state(),
+    *_span(),
+    Index(None, "pipeline_id", "id"),
+    Index(None, "status", "id"),
+    Index(None, "created"),
+    **_OPTIONS,
+)
+
+pipeline_result = Table(
+    "otel_storage_pipeline_result",
+    metadata,
+    _id(),
+    _parent("execution_id", "otel_storage_pipeline_execution"),
+    Column("pipeline_object", LongText),
+    Column("runner", String(255), nullable=False),
+    Column("reporter", String(255), nullable=False),
+    *_state(),
+    *_span(),
+    Index(None, "execution_id"),
+    **_OPTIONS,
+)
+
+task_execution = Table(
+    "otel_storage_task_execution",
+    metadata,
+    _id(),
+    _run(),
+    _parent("pipeline_result_id", "otel_storage_pipeline_result"),
+    Column("pipeline_task", String(255), nullable=False),
+    Column("task_id", String(255), nullable=False),
+    Column("config", LongText),
+    *_state(),
+    *_span(),
+    Index(None, "execution_id"),
+    Index(None, "pipeline_result_id"),
+    **_OPTIONS,
+)
+
+task_result = Table(
+    "otel_storage_task_result",
+    metadata,
+    _id(),
+    _run(),
+    _parent("task_execution_id", "otel_storage_task_execution"),
+    Column("task_object", LongText),
+    *_state(),
+    Index(None, "execution_id", "status"),
+    Index(None, "task_execution_id"),
+    **_OPTIONS,
+)
+
+failure = Table(
+    "otel_storage_failure",
+    metadata,
+    Column(
+        "task_result_id",
+        Id,
+        ForeignKey("otel_storage_task_result.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _run(),
+    Column("type", String(255), nullable=False),
+    Column("message", LongText, nullable=False),
+    Column("stacktrace", LongText, nullable=False),
+    Index(None, "execution_id"),
+    comment="the exception a task result failed with",
+    **{key: value for key, value in _OPTIONS.items() if key != "sqlite_autoincrement"},
+)
+
+outbox = Table(
+    "otel_storage_outbox",
+    metadata,
+    _id(),
+    Column(
+        "kind",
+        String(20),
+        nullable=False,
+        comment="TaskResult, or PipelineExecution for a run's three parent levels",
+    ),
+    Column("record_id", Id, nullable=False),
+    _run(),
+    Column("state", String(10), nullable=False, comment="waiting, held, refused (set aside) or expired"),
+    Column("created", UtcDateTime, nullable=False),
+    Column("due", UtcDateTime, comment="none: the run is not final yet"),
+    Column("leased_until", UtcDateTime),
+    Column("token", String(32), comment="of the sender that holds the lease"),
+    Column("attempts", Integer, nullable=False),
+    Column("error", LongText, comment="why the last attempt failed, or what the run still waits for"),
+    Index(None, "state", "kind", "due"),
+    Index(None, "execution_id"),
+    comment="references to final records whose spans are not acknowledged yet",
+    **_OPTIONS,
+)
+
+LEVELS = {
+    "PipelineExecution": pipeline_execution,
+    "PipelineResult": pipeline_result,
+    "TaskExecution": task_execution,
+    "TaskResult": task_result,
+}
+"""The table of each kind of record, from the top down."""

@@ -1,0 +1,114 @@
+"""Records read when first needed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+    from otel_storage.sql.records import IdentityMap, SqlRecord
+
+Record = TypeVar("Record", bound="SqlRecord", covariant=True)
+
+
+class SqlSequence(Generic[Record]):
+    """The records of one kind that meet the conditions, in the order of their ids or against it.
+
+    Nothing is read before it is needed: ``len()`` and ``count()`` are a COUNT, an index or a slice reads its records
+    alone. Iterating reads all of them once; from then on nothing is read again.
+    """
+
+    def __init__(
+        self,
+        records: IdentityMap,
+        kind: type[Record],
+        conditions: Sequence[ColumnElement[bool]] = (),
+        *,
+        newest_first: bool = False,
+    ) -> None:
+        self._records = records
+        self._kind = kind
+        self._conditions = conditions
+        self._newest_first = newest_first
+        self._loaded: list[Record] | None = None
+
+    def __len__(self) -> int:
+        if self._loaded is not None:
+            return len(self._loaded)
+        return self._records.count(self._kind, self._conditions)
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self)
+
+    def all(self) -> SqlSequence[Record]:
+        """The sequence itself."""
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self._loaded) if self._loaded is not None else bool(self._read(0, 1))
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._load())
+
+    def __reversed__(self) -> Iterator[Record]:
+        return reversed(self._load())
+
+    def __contains__(self, record: object) -> bool:
+        return record in self._load()
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if self._loaded is not None:
+            return self._loaded[index]
+        if isinstance(index, slice):
+            return self._slice(index)
+        index = operator.index(index)
+        if index < 0:
+            return self._load()[index]
+        found = self._read(index, 1)
+        if not found:
+            raise IndexError(f"there is no record {index} in the sequence")
+        return found[0]
+
+    def _slice(self, part: slice) -> list[Record]:
+        start = 0 if part.start is None else operator.index(part.start)
+        stop = None if part.stop is None else operator.index(part.stop)
+        step = 1 if part.step is None else operator.index(part.step)
+        if step == 0:
+            raise ValueError("slice step cannot be zero")
+        if start < 0 or step < 1 or (stop is not None and stop < 0):
+            return self._load()[part]
+        if stop is not None and stop <= start:
+            return []
+        return self._read(start, None if stop is None else stop - start)[::step]
+
+    def _load(self) -> list[Record]:
+        if self._loaded is None:
+            self._loaded = self._read(0, None)
+        return self._loaded
+
+    def _read(self, offset: int, limit: int | None) -> list[Record]:
+        return self._records.select(self._kind, self._conditions, offset, limit, self._newest_first)
+
+    def __repr__(self) -> str:
+        return f"<the {self._kind.content_type_name} records>"
+
+
+class EmptySequence(SqlSequence[Record]):
+    """No records: what a condition that no record can meet gives, without a query."""
+
+    def _read(self, _offset: int, _limit: int | None) -> list[Record]:
+        return []
+
+    def __len__(self) -> int:
+        return 0
+
+
+Sequence.register(SqlSequence)

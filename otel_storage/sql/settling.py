@@ -1,0 +1,237 @@
+"""When the three parent levels of a run may leave, and what their spans are made from.
+
+The rule is that of :meth:`otel_storage.results.outbox.Outbox.claim_runs`. A task execution whose results are all final
+counts as final, as they do: the host's eager runner never reports a successful one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, case, func, select, update
+
+from otel_storage.results.outbox import Settling
+from otel_storage.results.status import FINAL, PipelineTaskStatus
+from otel_storage.sql import schema
+from otel_storage.sql.transitions import TASK_RESULT
+
+_SHORTEST_HOLD = timedelta(seconds=0.5)
+_LONGEST_HOLD = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a run has not settled, and when to look again."""
+
+    until: datetime
+    reason: str
+
+
+@dataclass(slots=True)
+class _Level:
+    """A record with what its span is made from; the bounds grow by those of its children."""
+
+    id: int
+    parent: int
+    status: PipelineTaskStatus
+    start: datetime | None
+    end: datetime | None
+    outcome: PipelineTaskStatus | None
+
+    def include(self, start: datetime | None, end: datetime | None) -> None:
+        self.start = min(filter(None, (self.start, start)), default=None)
+        self.end = max(filter(None, (self.end, end)), default=None)
+
+
+@dataclass(slots=True)
+class _Results:
+    """The task results of one task execution, by status."""
+
+    counts: dict[PipelineTaskStatus, int] = field(default_factory=dict)
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Run:
+    execution: _Level
+    pipeline_results: dict[int, _Level]
+    task_executions: dict[int, _Level]
+    results: dict[int, _Results]
+    last_change: datetime
+
+    def number_of(self, status: PipelineTaskStatus) -> int:
+        return sum(results.counts.get(status, 0) for results in self.results.values())
+
+
+def settle(connection: Connection, execution_ids: Sequence[int], rule: Settling, now: datetime) -> dict[int, Hold]:
+    """Store what the parents' spans are made from, for the runs that have settled; returns why the others have not."""
+    table = schema.pipeline_execution
+    statement = select(table.c.id).where(table.c.id.in_(execution_ids), table.c.span_end.is_(None))
+    unsettled = list(connection.execute(statement).scalars())
+    runs = _read(connection, unsettled)
+    unsent = _unsent(connection, execution_ids)
+    holds = {
+        id_: Hold(max(due, now + _SHORTEST_HOLD), f"{count} spans of task results are not acknowledged yet")
+        for id_, (count, due) in unsent.items()
+    }
+    for run in runs:
+        hold = _hold(run, rule, now)
+        if hold is not None:
+            holds[run.execution.id] = hold
+        elif run.execution.id not in holds:
+            _store(connection, run)
+    return holds
+
+
+def _hold(run: _Run, rule: Settling, now: datetime) -> Hold | None:
+    quiet = now - run.last_change
+    running = run.number_of(PipelineTaskStatus.RUNNING)
+    pending = run.number_of(PipelineTaskStatus.PENDING)
+    # Their own final report comes just after that of their last task result.
+    unfinished = sum(level.status is PipelineTaskStatus.RUNNING for level in run.pipeline_results.values())
+    if running and quiet < rule.after:
+        until, reason = run.last_change + rule.after, f"{running} task results are RUNNING"
+    elif running or quiet >= rule.quiet:
+        return None
+    elif pending:
+        until, reason = run.last_change + rule.quiet, f"{pending} task results are PENDING"
+    elif unfinished:
+        until, reason = run.last_change + rule.quiet, f"{unfinished} pipeline results are RUNNING"
+    else:
+        return None
+    # Something may happen before: the longer nothing has, the rarer is the look.
+    return Hold(min(until, now + min(max(quiet / 2, _SHORTEST_HOLD), _LONGEST_HOLD)), reason)
+
+
+def _read(connection: Connection, execution_ids: Sequence[int]) -> list[_Run]:
+    executions = _levels(connection, schema.pipeline_execution, "id", execution_ids)
+    pipeline_results = _levels(connection, schema.pipeline_result, "execution_id", execution_ids)
+    task_executions = _levels(connection, schema.task_execution, "pipeline_result_id", execution_ids)
+    results, changes = _results(connection, execution_ids)
+    runs = []
+    for id_, [(_, execution, changed)] in executions.items():
+        below = pipeline_results.get(id_, []), task_executions.get(id_, [])
+        runs.append(
+            _Run(
+                execution=execution,
+                pipeline_results={level.id: level for _, level, _ in below[0]},
+                task_executions={level.id: level for _, level, _ in below[1]},
+                results=results.get(id_, {}),
+                last_change=max(changed, *(at for rows in below for _, _, at in rows), changes.get(id_, changed)),
+            )
+        )
+    return runs
+
+
+def _levels(
+    connection: Connection, table: Any, parent: str, execution_ids: Sequence[int]
+) -> dict[int, list[tuple[int, _Level, datetime]]]:
+    """The parents of one kind, by execution: with their own bounds, and when each changed last."""
+    run = table.c.id if table is schema.pipeline_execution else table.c.execution_id
+    columns = (table.c.id, run.label("run"), table.c[parent].label("parent"))
+    statement = select(*columns, table.c.status, table.c.created, table.c.started, table.c.completed).where(
+        run.in_(execution_ids)
+    )
+    found = defaultdict(list)
+    for row in connection.execute(statement):
+        is_final = row.status in FINAL
+        completed = row.completed if is_final else None
+        level = _Level(row.id, row.parent, row.status, row.started, None, row.status if is_final else None)
+        level.include(completed, completed)
+        level.include(None, row.started)
+        changed = max(filter(None, (row.created, row.started, row.completed)))
+        found[row.run].append((row.id, level, changed))
+    return found
+
+
+def _results(
+    connection: Connection, execution_ids: Sequence[int]
+) -> tuple[dict[int, dict[int, _Results]], dict[int, datetime]]:
+    """The task results, counted and bounded in one query, so that its figures belong together."""
+    table = schema.task_result
+    is_final = table.c.status.in_(FINAL)
+    statement = (
+        select(
+            table.c.execution_id,
+            table.c.task_execution_id,
+            table.c.status,
+            func.count().label("number"),
+            func.min(case((is_final, func.coalesce(table.c.started, table.c.completed)))).label("start"),
+            func.max(table.c.started).label("started"),
+            func.max(table.c.completed).label("completed"),
+        )
+        .where(table.c.execution_id.in_(execution_ids))
+        .group_by(table.c.execution_id, table.c.task_execution_id, table.c.status)
+    )
+    found: dict[int, dict[int, _Results]] = defaultdict(lambda: defaultdict(_Results))
+    changes: dict[int, datetime] = {}
+    for row in connection.execute(statement):
+        results = found[row.execution_id][row.task_execution_id]
+        results.counts[row.status] = row.number
+        latest = max(filter(None, (row.started, row.completed)), default=None)
+        if row.status in FINAL:
+            results.start = min(filter(None, (results.start, row.start)), default=None)
+            results.end = max(filter(None, (results.end, latest)), default=None)
+        if latest is not None:
+            changes[row.execution_id] = max(latest, changes.get(row.execution_id, latest))
+    return found, changes
+
+
+def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, tuple[int, datetime]]:
+    """How many references of task results the runs still have, and when the first of them is due."""
+    outbox = schema.outbox
+    statement = (
+        select(outbox.c.execution_id, func.count().label("number"), func.min(outbox.c.due).label("due"))
+        .where(outbox.c.execution_id.in_(execution_ids), outbox.c.kind == TASK_RESULT, outbox.c.state == "waiting")
+        .group_by(outbox.c.execution_id)
+    )
+    return {row.execution_id: (row.number, row.due) for row in connection.execute(statement)}
+
+
+def _store(connection: Connection, run: _Run) -> None:
+    for level in run.task_executions.values():
+        results = run.results.get(level.id)
+        if results is not None:
+            level.include(results.start, results.end)
+            if level.outcome is None and results.counts.keys() <= FINAL:
+                level.outcome = next(status for status in _WORST_FIRST if status in results.counts)
+        if level.end is not None:
+            run.pipeline_results[level.parent].include(level.start, level.end)
+    for level in run.pipeline_results.values():
+        run.execution.include(level.start, level.end)
+    _update(connection, schema.task_execution, run.task_executions.values())
+    _update(connection, schema.pipeline_result, run.pipeline_results.values())
+    _update(connection, schema.pipeline_execution, [run.execution])
+
+
+_WORST_FIRST = (
+    PipelineTaskStatus.RUNTIME_ERROR,
+    PipelineTaskStatus.VALIDATION_ERROR,
+    PipelineTaskStatus.CONFIG_ERROR,
+    PipelineTaskStatus.CANCELLED,
+    PipelineTaskStatus.DONE,
+)
+
+
+def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> None:
+    rows = [
+        {
+            "record_id": level.id,
+            "span_start": level.start,
+            "span_end": level.end,
+            "span_status": level.status,
+            "span_outcome": level.outcome,
+        }
+        for level in levels
+        if level.end is not None
+    ]
+    if rows:
+        values: dict[str, Any] = {
+            name: bindparam(name) for name in ("span_start", "span_end", "span_status", "span_outcome")
+        }
+        connection.execute(update(table).where(table.c.id == bindparam("record_id")).values(values), rows)

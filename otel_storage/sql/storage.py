@@ -1,0 +1,280 @@
+"""SqlPipelineStorage: the records of pipeline runs in SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, Engine, case, delete, func, select
+
+from otel_storage.results import clock as clocks
+from otel_storage.results import host
+from otel_storage.results.base import PipelineDigest, PipelineDigestItem, PipelineStorage
+from otel_storage.results.status import FAILED, PipelineTaskStatus
+from otel_storage.sql import build, schema
+from otel_storage.sql.durations import seconds_between
+from otel_storage.sql.engine import Database, logger
+from otel_storage.sql.outbox import SqlOutbox
+from otel_storage.sql.records import (
+    IdentityMap,
+    Record,
+    SqlPipelineExecution,
+    SqlPipelineResult,
+    SqlTaskExecution,
+    SqlTaskResult,
+)
+from otel_storage.sql.sequences import EmptySequence, SqlSequence
+from otel_storage.sql.types import record_id, storable
+
+if TYPE_CHECKING:
+    from otel_storage.results.clock import Clock
+    from otel_storage.results.protocols import PipelineLike, Reporter, StorageListener
+
+# Cleanup holds the write lock for this many runs at a time.
+_CLEANUP_CHUNK = 200
+
+
+class SqlPipelineStorage(PipelineStorage):
+    """Keeps the records of pipeline runs in SQL, through SQLAlchemy: SQLite, or PostgreSQL with psycopg 3.
+
+    Nothing is connected to before the first use. SQLite's schema is created and upgraded then; a server's by
+    ``otel-storage db upgrade``.
+
+    Args:
+        url: Where the database is: a SQLAlchemy URL; else the environment variable ``OTEL_STORAGE_URL``, else a SQLite
+            file ``otel_storage.db`` in Django's ``BASE_DIR`` or in the working directory.
+        engine: An engine to use instead of a URL. It keeps its own settings, and :meth:`close` leaves it open.
+        durable: SQLite only: sync every commit to the disk, so that it survives a power cut and not only a killed
+            process.
+        clock: Gives the time now, aware and in UTC.
+
+    Raises:
+        ConfigurationError: the URL cannot be parsed, or its driver is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        engine: Engine | None = None,
+        durable: bool = False,
+        clock: Clock = clocks.now,
+    ) -> None:
+        self.database = Database(url, engine=engine, durable=durable)
+        self.clock = clock
+        self.listener: StorageListener | None = None
+        """The telemetry on top, which is told of transitions."""
+        self.outbox = SqlOutbox(self.database, clock)
+
+    @property
+    def url(self) -> str:
+        """Where the database is, without its password."""
+        return self.database.url
+
+    def upgrade(self) -> None:
+        """Create the database's schema, or bring it up to this version.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+            SchemaMismatch: the schema is newer than this version of the package.
+        """
+        self.database.upgrade()
+
+    def current(self) -> str | None:
+        """The version of the database's schema; None if there is none."""
+        return self.database.current()
+
+    def close(self) -> None:
+        """Close the connections; the storage opens new ones if it is used again."""
+        self.database.dispose()
+
+    def build_pipeline_execution(
+        self,
+        pipeline: PipelineLike,
+        run_id: str,
+        runner: object,
+        reporter: Reporter,
+        input_data: Any,
+        build_all: bool | None = True,
+    ) -> SqlPipelineExecution:
+        """Store a new run in one transaction of bulk inserts; see the contract."""
+        plan = build.plan(pipeline, run_id, runner, reporter, input_data, bool(build_all), self.clock())
+        run_id, pipeline_id = plan.execution["run_id"], plan.execution["pipeline_id"]
+        trace = self.listener.run_building(run_id, pipeline_id) if self.listener is not None else None
+        is_traced = trace is not None and bool(trace.get("sampled"))
+        rows = build.store(self.database, plan, None if trace is None else json.dumps(trace), is_traced=is_traced)
+        if self.listener is not None and trace is not None:
+            self.listener.run_built(run_id, rows.executions[0]["id"], trace)
+        return build.announce(self._records(), rows, reporter)
+
+    def get_pipeline_digest(self) -> PipelineDigest:
+        """The figures of each pipeline that has a run."""
+        table = schema.pipeline_execution
+        statement = select(
+            table.c.pipeline_id,
+            func.count().label("runs"),
+            func.sum(case((table.c.status == PipelineTaskStatus.DONE, 1), else_=0)).label("successes"),
+            func.sum(case((table.c.status.in_(FAILED), 1), else_=0)).label("failures"),
+            func.max(table.c.started).label("last_ran"),
+            func.avg(seconds_between(table.c.started, table.c.completed)).label("runtime"),
+        ).group_by(table.c.pipeline_id)
+        with self.database.read() as connection:
+            rows = connection.execute(statement.order_by(table.c.pipeline_id)).all()
+        return {
+            row.pipeline_id: PipelineDigestItem(
+                total_runs=row.runs,
+                total_success=int(row.successes),
+                total_failure=int(row.failures),
+                last_ran=host.present(row.last_ran),
+                average_runtime=None if row.runtime is None else timedelta(seconds=float(row.runtime)),
+            )
+            for row in rows
+        }
+
+    def get_pipeline_executions(self, pipeline_id: str | None = None) -> SqlSequence[SqlPipelineExecution]:
+        """All executions, newest first; only those of one pipeline if ``pipeline_id`` is given."""
+        if not pipeline_id:
+            return SqlSequence(self._records(), SqlPipelineExecution, newest_first=True)
+        if not _is_storable(pipeline_id):
+            return EmptySequence(self._records(), SqlPipelineExecution)
+        condition = schema.pipeline_execution.c.pipeline_id == str(pipeline_id)
+        return SqlSequence(self._records(), SqlPipelineExecution, [condition], newest_first=True)
+
+    def list_runs(
+        self,
+        *,
+        pipeline_id: str | None = None,
+        statuses: Iterable[PipelineTaskStatus] = (),
+        since: datetime | None = None,
+        before_id: int | None = None,
+        limit: int = 20,
+    ) -> list[SqlPipelineExecution]:
+        """One page of executions, newest first.
+
+        Args:
+            pipeline_id: Only those of this pipeline.
+            statuses: Only those in one of these; none means any.
+            since: Only those built at this time or later; aware.
+            before_id: Only those older than the one of this id: the last of the page before.
+            limit: How many at most.
+        """
+        table = schema.pipeline_execution
+        conditions = []
+        if pipeline_id is not None:
+            conditions.append(table.c.pipeline_id == pipeline_id)
+        if wanted := list(statuses):
+            conditions.append(table.c.status.in_(wanted))
+        if since is not None:
+            conditions.append(table.c.created >= since)
+        if before_id is not None:
+            conditions.append(table.c.id < before_id)
+        return self._records().select(SqlPipelineExecution, conditions, limit=limit, newest_first=True)
+
+    def get_pipeline_execution(self, run_id: Any) -> SqlPipelineExecution | None:
+        """The execution of the run; None if there is none."""
+        if run_id is None or not _is_storable(run_id):
+            return None
+        return self._records().get(SqlPipelineExecution, schema.pipeline_execution.c.run_id == str(run_id))
+
+    def get_pipeline_results(self, run_id: str | None = None) -> SqlSequence[SqlPipelineResult]:
+        """All pipeline results, or those of one run."""
+        return self._sequence(SqlPipelineResult, run_id)
+
+    def get_pipeline_result(self, _id: Any) -> SqlPipelineResult | None:
+        """The pipeline result of that id; None if there is none."""
+        return self._by_id(SqlPipelineResult, _id)
+
+    def get_task_executions(
+        self, run_id: str | None = None, pipeline_result_id: Any = None
+    ) -> SqlSequence[SqlTaskExecution]:
+        """All task executions that meet every condition given."""
+        return self._sequence(SqlTaskExecution, run_id, pipeline_result_id=pipeline_result_id)
+
+    def get_task_execution(self, _id: Any) -> SqlTaskExecution | None:
+        """The task execution of that id; None if there is none."""
+        return self._by_id(SqlTaskExecution, _id)
+
+    def get_task_results(
+        self, run_id: str | None = None, pipeline_result_id: Any = None, task_execution_id: Any = None
+    ) -> SqlSequence[SqlTaskResult]:
+        """All task results that meet every condition given."""
+        return self._sequence(
+            SqlTaskResult, run_id, pipeline_result_id=pipeline_result_id, task_execution_id=task_execution_id
+        )
+
+    def get_task_result(self, _id: Any) -> SqlTaskResult | None:
+        """The task result of that id; None if there is none."""
+        return self._by_id(SqlTaskResult, _id)
+
+    def cleanup(self, before: datetime | None = None) -> Sequence[str]:
+        """Remove the runs built before a time, or all; see the contract. Unsent spans are lost, and counted."""
+        limit = None if before is None else before.astimezone(UTC)
+        removed: list[str] = []
+        unsent = 0
+        while True:
+            run_ids, references = self.database.write(lambda connection: _remove_some(connection, limit))
+            removed += run_ids
+            unsent += references
+            if len(run_ids) < _CLEANUP_CHUNK:
+                break
+        if unsent:
+            logger.warning("cleanup removed %d runs, and with them %d references to unsent spans", len(removed), unsent)
+        return removed
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _records(self) -> IdentityMap:
+        return IdentityMap(self.database, self.clock, self.listener)
+
+    def _by_id(self, kind: type[Record], _id: Any) -> Record | None:
+        id_ = record_id(_id)
+        return None if id_ is None else self._records().get(kind, kind.table.c.id == id_)
+
+    def _sequence(self, kind: type[Record], run_id: Any, **parent_ids: Any) -> SqlSequence[Record]:
+        """The records under the given run and parents; what is None, or empty as a form gives it, is no condition."""
+        table = kind.table
+        conditions = []
+        if run_id:
+            if not _is_storable(run_id):
+                return EmptySequence(self._records(), kind)
+            executions = select(schema.pipeline_execution.c.id).where(schema.pipeline_execution.c.run_id == str(run_id))
+            conditions.append(table.c.execution_id == executions.scalar_subquery())
+        for column, value in parent_ids.items():
+            if value is None or value == "":
+                continue
+            id_ = record_id(value)
+            if id_ is None:
+                return EmptySequence(self._records(), kind)
+            if column in table.c:
+                conditions.append(table.c[column] == id_)
+            else:
+                task_executions = select(schema.task_execution.c.id).where(schema.task_execution.c[column] == id_)
+                conditions.append(table.c.task_execution_id.in_(task_executions))
+        return SqlSequence(self._records(), kind, conditions)
+
+
+def _is_storable(given: object) -> bool:
+    """Whether there can be a record of the id given: servers fail on a look-up of what they cannot store."""
+    text = str(given)
+    return 0 < len(text) <= 255 and text == storable(text)
+
+
+def _remove_some(connection: Connection, before: datetime | None) -> tuple[list[str], int]:
+    """Remove the oldest runs, at most a chunk; returns their run ids, and how many references went with them."""
+    table = schema.pipeline_execution
+    # Locked from the top down, as a transition locks them.
+    statement = select(table.c.id, table.c.run_id).order_by(table.c.id).limit(_CLEANUP_CHUNK).with_for_update()
+    if before is not None:
+        statement = statement.where(table.c.created < before)
+    runs = connection.execute(statement).all()
+    ids = [run.id for run in runs]
+    if not ids:
+        return [], 0
+    references = connection.execute(delete(schema.outbox).where(schema.outbox.c.execution_id.in_(ids))).rowcount
+    for child in (schema.failure, schema.task_result, schema.task_execution, schema.pipeline_result):
+        connection.execute(delete(child).where(child.c.execution_id.in_(ids)))
+    connection.execute(delete(table).where(table.c.id.in_(ids)))
+    return [run.run_id for run in runs], references

@@ -1,0 +1,253 @@
+"""A change of state: one transaction of conditional updates, parents first.
+
+Of several processes that report the same, one wins: the row says who. Only the winner stores its message, writes the
+reference for telemetry, and reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
+
+from otel_storage.results.base import changed_state
+from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
+from otel_storage.results.failures import capture_failure
+from otel_storage.results.snapshots import Failure
+from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
+from otel_storage.sql import schema
+from otel_storage.sql.types import storable
+from otel_storage.sql.worker import this_worker
+
+if TYPE_CHECKING:
+    from otel_storage.results.protocols import Reporter
+    from otel_storage.sql.records import SqlRecord
+
+TASK_RESULT = "TaskResult"
+EXECUTION = "PipelineExecution"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of state, to be applied to a record and, if it propagates, to its parents."""
+
+    status: PipelineTaskStatus
+    at: datetime
+    message: str
+    failure: Failure | None = None
+
+
+class _NotAdvancing(Exception):
+    """The record's row is final already, or gone: the transaction is rolled back, so the parents stay as they are."""
+
+
+def report(
+    record: SqlRecord, reporter: Reporter, status: PipelineTaskStatus, message: str | None, propagate: bool
+) -> None:
+    """Advance the record and, if ``propagate``, its parents; report those that advanced, parents first."""
+    listener = record.listener if record.content_type_name == TASK_RESULT else None
+    try:
+        text = storable(message or "")
+        failure = capture_failure(text) if _may_have_failure(record, status) else None
+        change = Change(status, record.records.clock(), text, failure)
+        for winner in advance(record, change, propagate=propagate):
+            reporter.report_context_object(winner, status, changed_state(status, message))
+    finally:
+        if listener is not None and status in FINAL:
+            listener.finished(record)
+    if listener is not None and status is PipelineTaskStatus.RUNNING and record.trace is not None:
+        listener.running(record, record.is_traced)
+
+
+def _may_have_failure(record: SqlRecord, status: PipelineTaskStatus) -> bool:
+    return record.content_type_name == TASK_RESULT and status in FAILED
+
+
+def save(record: SqlRecord, fields: dict[str, Any]) -> None:
+    """Write the fields; a status among them takes the same conditional transition."""
+    status = fields.pop("status", None)
+    if status is None:
+        _write_fields(record, fields)
+        return
+    change = Change(status, record.records.clock(), "")
+    if not advance(record, change, propagate=False, fields=fields):
+        _refuse(record, f"{record!r} is {_stored_status(record)}, which {status.value} does not advance")
+
+
+def advance(
+    record: SqlRecord, change: Change, *, propagate: bool, fields: dict[str, Any] | None = None
+) -> Sequence[SqlRecord]:
+    """Apply the change; returns the records that advanced, parents first: none if the record itself did not."""
+    chain = _chain(record, change.status, propagate)
+    if not chain:
+        return ()
+    winners: list[SqlRecord] = []
+    attempts = 0
+
+    def work(connection: Connection) -> bool:
+        nonlocal attempts
+        attempts += 1
+        winners.clear()
+        for link in chain:
+            if _update(connection, link, change, fields if link is record else None):
+                winners.append(link)
+            elif link is record and not (attempts > 1 and _was_ours(connection, record, change)):
+                raise _NotAdvancing
+        return _write_references(connection, record, winners, change)
+
+    try:
+        referenced = record.database.write(work)
+    except _NotAdvancing:
+        refresh(chain)
+        return ()
+    for winner in winners:
+        winner.apply(change, fields if winner is record else None)
+    if len(winners) < len(chain):
+        refresh([link for link in chain if link not in winners])
+    if referenced and record.listener is not None:
+        record.listener.committed()
+    return tuple(winners)
+
+
+def refresh(records: Sequence[SqlRecord]) -> None:
+    """Read the state of records again that another process was quicker to change."""
+    with records[0].database.read() as connection:
+        for record in records:
+            table = record.table
+            row = connection.execute(select(*(table.c[name] for name in _STATE)).where(table.c.id == record.id)).first()
+            if row is not None:
+                record.refresh(dict(row._mapping))
+
+
+_STATE = ("status", "started", "completed", "started_message", "completed_message")
+
+
+def _chain(record: SqlRecord, status: PipelineTaskStatus, propagate: bool) -> list[SqlRecord]:
+    """The records to advance, parents first: up to the first that is known not to advance."""
+    chain: list[SqlRecord] = []
+    link: SqlRecord | None = record
+    while link is not None and link.stored_status.has_advanced(status):
+        chain.insert(0, link)
+        link = link.parent if propagate else None
+    return chain
+
+
+def _update(connection: Connection, record: SqlRecord, change: Change, fields: dict[str, Any] | None) -> bool:
+    values: dict[str, Any] = {"record_id": record.id, "new_message": change.message or None}
+    if change.status is PipelineTaskStatus.RUNNING:
+        worker = this_worker()
+        values.update(worker_host=worker.host, worker_pid=worker.pid, worker_started=worker.started)
+    statement = _update_statement(record.content_type_name, change.status)
+    values["at"] = change.at
+    if fields:
+        statement = statement.values(fields)
+    return connection.execute(statement, values).rowcount > 0
+
+
+@cache
+def _update_statement(kind: str, status: PipelineTaskStatus) -> Update:
+    table = schema.LEVELS[kind]
+    values: dict[str, Any] = {"status": status}
+    if status is PipelineTaskStatus.RUNNING:
+        values.update(started=bindparam("at"), started_message=bindparam("new_message"))
+    else:
+        values.update(completed=bindparam("at"), completed_message=bindparam("new_message"))
+    advancing = or_(*(table.c.status == before for before in preceding(status)))
+    return update(table).where(table.c.id == bindparam("record_id"), advancing).values(values)
+
+
+def _was_ours(connection: Connection, record: SqlRecord, change: Change) -> bool:
+    """Whether the row holds just this change: an earlier attempt was committed though its answer was lost."""
+    table = record.table
+    row = connection.execute(
+        select(table.c.status, table.c.started, table.c.completed).where(table.c.id == record.id)
+    ).first()
+    if row is None or row.status is not change.status:
+        return False
+    return bool((row.started if change.status is PipelineTaskStatus.RUNNING else row.completed) == change.at)
+
+
+def _write_references(connection: Connection, record: SqlRecord, winners: Sequence[SqlRecord], change: Change) -> bool:
+    """Write what telemetry needs of the change; whether there was anything."""
+    if change.status not in FINAL:
+        return False
+    execution_id = record.execution.id
+    if change.failure is not None and record in winners:
+        connection.execute(
+            insert(schema.failure).inline(),
+            {
+                "task_result_id": record.id,
+                "execution_id": execution_id,
+                "type": storable(change.failure.type)[:255],
+                "message": storable(change.failure.message),
+                "stacktrace": storable(change.failure.stacktrace),
+            },
+        )
+    if not record.is_traced:
+        return False
+    referenced = False
+    for winner in winners:
+        if winner.content_type_name == TASK_RESULT:
+            connection.execute(
+                insert(schema.outbox).inline(), reference(TASK_RESULT, winner.id, execution_id, change.at)
+            )
+            referenced = True
+        elif winner.content_type_name == EXECUTION:
+            connection.execute(_RUN_IS_FINAL, {"run": execution_id, "at": change.at})
+            referenced = True
+    return referenced
+
+
+_RUN_IS_FINAL = (
+    update(schema.outbox)
+    .where(schema.outbox.c.execution_id == bindparam("run"), schema.outbox.c.kind == EXECUTION)
+    # Its age counts from here: a run may take longer than references live.
+    .values(due=bindparam("at"), created=bindparam("at"))
+)
+
+
+def reference(kind: str, record_id: int, execution_id: int, created: datetime, due: bool = True) -> dict[str, Any]:
+    """The row of a new reference."""
+    return {
+        "kind": kind,
+        "record_id": record_id,
+        "execution_id": execution_id,
+        "state": "waiting",
+        "created": created,
+        "due": created if due else None,
+        "attempts": 0,
+    }
+
+
+def _write_fields(record: SqlRecord, fields: dict[str, Any]) -> None:
+    table = record.table
+    statement = update(table).where(table.c.id == record.id).values(fields)
+    if set(fields) != {"reporter"}:
+        statement = statement.where(
+            or_(*(table.c.status == status for status in PipelineTaskStatus.non_final_statuses()))
+        )
+    if record.database.write(lambda connection: connection.execute(statement).rowcount) > 0:
+        record.refresh(fields)
+        return
+    refresh([record])
+    names = ", ".join(sorted(fields))
+    _refuse(record, f"{record!r} is {_stored_status(record)}: {names} no longer changes", RecordIsFinal)
+
+
+def _refuse(
+    record: SqlRecord, message: str, error: type[StatusConflict] | type[RecordIsFinal] = StatusConflict
+) -> None:
+    table = record.table
+    with record.database.read() as connection:
+        exists = connection.execute(select(table.c.id).where(table.c.id == record.id)).first() is not None
+    if not exists:
+        raise RecordDeleted(f"{record!r} is no longer in the storage; nothing was written")
+    raise error(message)
+
+
+def _stored_status(record: SqlRecord) -> str:
+    return record.stored_status.value

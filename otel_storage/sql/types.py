@@ -1,0 +1,132 @@
+"""Column types that keep what they are given, on every engine, or refuse it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, String, Text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from otel_storage.results.exceptions import InvalidInput
+from otel_storage.results.status import PipelineTaskStatus, as_status
+
+LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+"""Text of any length: MariaDB's TEXT ends at 64 KiB."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, stored and given as UTC to the microsecond.
+
+    SQLite silently drops a time's zone, and MariaDB's DATETIME its microseconds unless told otherwise.
+    """
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The engine's own type."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(DateTime(timezone=True))
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC; a naive time is refused."""
+        if value is None:
+            return None
+        value = aware(value, "a stored time")
+        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give UTC."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+class Status(TypeDecorator[PipelineTaskStatus]):
+    """A status, stored by its name."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: PipelineTaskStatus | None, dialect: Dialect) -> str | None:
+        """Store the name."""
+        return None if value is None else value.value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> PipelineTaskStatus | None:
+        """Give the status."""
+        return None if value is None else as_status(value)
+
+
+def aware(moment: object, what: str) -> datetime:
+    """The time in UTC.
+
+    Raises:
+        InvalidInput: it is no time, or a naive one.
+    """
+    if not isinstance(moment, datetime):
+        raise InvalidInput(f"{what} must be a datetime, not a {type(moment).__name__}")
+    if moment.utcoffset() is None:
+        raise InvalidInput(
+            f"{what} must be an aware datetime: {moment.isoformat()} has no time zone; "
+            "use datetime.now(datetime.UTC) or django.utils.timezone.make_aware()"
+        )
+    return moment.astimezone(UTC)
+
+
+def dump_json(value: Any, what: str) -> str | None:
+    """The value as strict JSON, None for None.
+
+    Raises:
+        InvalidInput: JSON cannot hold the value; NaN and infinities are no JSON either.
+    """
+    if value is None:
+        return None
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"{what} cannot be stored as JSON: {error}; use strings, finite numbers, booleans, None, lists and dicts"
+        ) from error
+
+
+def load_json(text: str | None) -> Any:
+    """The value that :func:`dump_json` made the text of."""
+    return None if text is None else json.loads(text)
+
+
+def storable(text: object) -> str:
+    """The text as every engine can hold it: PostgreSQL refuses NUL, and none encodes half a surrogate pair."""
+    result = text if isinstance(text, str) else str(text)
+    return result.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def identifier(value: object, what: str, length: int = 255) -> str:
+    """An id given by the caller, as every engine keeps it unchanged.
+
+    Raises:
+        InvalidInput: it is no string, empty, too long, or holds what cannot be stored.
+    """
+    if not isinstance(value, (str, uuid.UUID)):
+        raise InvalidInput(f"{what} must be a string, not a {type(value).__name__}")
+    text = str(value)
+    if not text or len(text) > length:
+        raise InvalidInput(f"{what} must have 1 to {length} characters, not {len(text)}")
+    if text != storable(text):
+        raise InvalidInput(f"{what} {text!r:.100} holds a NUL or an unpaired surrogate, which no database can store")
+    return text
+
+
+def record_id(value: object) -> int | None:
+    """The record id that ``value`` means: an integer, or decimal digits; None for anything else, and so no record."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    return value if isinstance(value, int) and 0 < value < 2**63 else None
