@@ -1,0 +1,128 @@
+"""What became of an export, and how to say it in one line that may be logged, stored and shown."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+LONGEST_TEXT = 300
+"""How many characters of somebody else's text, a server's message say, go into a reason."""
+
+HIDDEN = "***"
+
+_LONGEST_SCRUBBED = 4_096
+
+_SHORTEST_SECRET = 4  # hiding shorter values would riddle every text with stars
+_HARMLESS_HEADERS = frozenset(
+    {"accept", "accept-encoding", "connection", "content-encoding", "content-type", "user-agent"}
+)
+
+_USERINFO = re.compile(r"//[^/\s?#'\"]+@")
+_PASSWORD = re.compile(r"[^\s/:@'\"]+:[^\s/@'\"]+@")
+_QUERY = re.compile(r"((?:https?://|url: /)[^\s?#'\"<>]*)\?[^\s'\"<>)]*")
+_AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{16,}", re.IGNORECASE)
+_ADDRESS = re.compile(r"\s+(?:object )?at 0x[0-9a-fA-F]+")
+
+
+class Verdict(Enum):
+    """What an export came to."""
+
+    ACCEPTED = "accepted"
+    """The receiver has every span."""
+    RETRY = "retry"
+    """Nobody knows that it has them; the same spans may be accepted later."""
+    REFUSED = "refused"
+    """It does not want these spans, now or later; part of them may be accepted if sent without the rest."""
+
+
+@dataclass(frozen=True)
+class ExportOutcome:
+    """The verdict on an export, and why."""
+
+    verdict: Verdict
+    reason: str = ""
+    """One line, without credentials; empty if the spans were accepted."""
+    retry_after: float | None = None
+    """Seconds that the receiver asks to be left alone, 0 or more; None if it does not say."""
+
+
+ACCEPTED = ExportOutcome(Verdict.ACCEPTED)
+
+
+def one_line(text: str, secrets: Iterable[str] = ()) -> str:
+    """A text as one short printable line, without credentials.
+
+    Hides the secrets given, the userinfo and the query of URLs, and tokens; leaves out the addresses of objects, which
+    make one cause look like many.
+
+    Args:
+        text: Anything, a server's answer or an exception's text.
+        secrets: What else must not be seen, see :func:`secrets_in`.
+    """
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    # Some of the patterns take quadratic time, and a server may answer with any text.
+    text = text[:_LONGEST_SCRUBBED]
+    text = _USERINFO.sub(f"//{HIDDEN}@", text)
+    text = _PASSWORD.sub(f"{HIDDEN}@", text)
+    text = _QUERY.sub(rf"\1?{HIDDEN}", text)
+    text = _AUTHORIZATION.sub(rf"\1 {HIDDEN}", text)
+    text = _ADDRESS.sub("", text)
+    # Cut last: half a secret would not be recognised.
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def explain(error: BaseException, secrets: Iterable[str] = (), text: str | None = None) -> str:
+    """An exception as one line: its class, and its text or the one given instead."""
+    text = one_line(str(error) if text is None else text, secrets)
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def without_credentials(url: str) -> str:
+    """A URL to show: userinfo and query hidden, the fragment left out."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # not a URL; whoever uses it will say so
+        return one_line(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    netloc = f"{HIDDEN}@{host}" if at and userinfo else host
+    return one_line(urlunsplit((parts.scheme, netloc, parts.path, HIDDEN if parts.query else "", "")))
+
+
+def secrets_in(url: str = "", headers: Mapping[str, object] | None = None) -> frozenset[str]:
+    """Every text that gives a URL's or a header's credentials away, in the forms it may come back in."""
+    found: set[str] = set()
+    for name, value in (headers or {}).items():
+        if name.lower() not in _HARMLESS_HEADERS:
+            text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+            found.add(text)
+            # "Bearer abc" comes back as "token abc is unknown".
+            found.update(part for part in text.split() if len(part) >= 2 * _SHORTEST_SECRET)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    userinfo = parts.netloc.rpartition("@")[0]
+    if userinfo:
+        user, _, password = userinfo.partition(":")
+        found |= {userinfo, password or user}
+        # What requests makes of it.
+        found.add(base64.b64encode(unquote(userinfo).encode("utf-8", "replace")).decode())
+        found.add(base64.b64encode(unquote(userinfo).encode("latin-1", "replace")).decode())
+    if parts.query:
+        found.add(parts.query)
+        found.update(value for _, value in parse_qsl(parts.query))
+    found |= {form for secret in found for form in (unquote(secret), quote(secret, safe=""))}
+    return frozenset(secret for secret in found if len(secret) >= _SHORTEST_SECRET)
+
+
+def secrets_in_pairs(pairs: str) -> frozenset[str]:
+    """As :func:`secrets_in`, of headers written ``name=value,name=value``, as OTLP's environment variables are."""
+    split = (pair.partition("=") for pair in pairs.split(","))
+    return secrets_in(headers={name.strip(): unquote(value.strip()) for name, _, value in split})

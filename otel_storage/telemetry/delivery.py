@@ -1,0 +1,282 @@
+"""The background thread of a process: sends what is due, and what other processes left behind."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+# Private by name, and shared by every instrumentation: our queries and requests are no work of the user's.
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
+
+from otel_storage.telemetry.sending import DeliveryReport, Sender
+
+if TYPE_CHECKING:
+    from otel_storage.results.outbox import Outbox
+
+logger = logging.getLogger("otel_storage")
+
+POLL_INTERVAL = 5.0
+"""Seconds between two looks for what other processes left."""
+
+GATHER_INTERVAL = 0.5
+"""Seconds from a change of state to its sending, in which others gather."""
+
+EXIT_TIMEOUT = 5.0
+"""Seconds that the exit of a process waits for what is due."""
+
+
+class Delivery:
+    """Sends what is in the outbox, by a thread of this process or not at all.
+
+    Args:
+        outbox: Where the references are.
+        sender: Sends them.
+        threaded: Whether this process sends by a thread of its own; else another process does, and this one sends only
+            by :meth:`deliver_due`.
+        describe: Says where the spans go, without credentials.
+        serves_children: Whether a forked child may send too; an exporter given as an instance serves one process.
+    """
+
+    poll_interval = POLL_INTERVAL
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        sender: Sender,
+        *,
+        threaded: bool,
+        describe: Callable[[], str],
+        serves_children: bool = True,
+    ) -> None:
+        self.outbox = outbox
+        self.threaded = threaded
+        self.sent = 0
+        """Spans accepted since this process began."""
+        self._sender = sender
+        self._describe = describe
+        self._serves_children = serves_children
+        self._is_closed = False
+        self._sending = threading.Lock()
+        self._signal = _Signal()
+        self._thread: threading.Thread | None = None
+        self._logged: set[str] = set()
+        _deliveries.add(self)
+
+    @property
+    def endpoint(self) -> str:
+        """Where the spans go, without credentials."""
+        return self._describe()
+
+    def start(self) -> None:
+        """Start the thread, if this process is to have one and it does not run."""
+        if self._thread is None and self.threaded and not self._is_closed:
+            self._thread = threading.Thread(
+                target=_run, args=(weakref.ref(self), self._signal), name="otel-storage-delivery", daemon=True
+            )
+            self._thread.start()
+
+    def notify(self) -> None:
+        """Say that there is something to send; takes no time."""
+        if self._thread is None:
+            self.start()
+        self._signal.wake()
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Send what is due now, and wait for it.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            True when all that was due at the call is acknowledged. Runs that have not settled, and what other
+            processes hold a lease on, do not count. Without a thread it waits for the process that sends.
+        """
+        deadline = time.monotonic() + timeout
+        if not self.threaded or self._is_closed:
+            return self._wait_for_others(deadline)
+        self.start()
+        return self._signal.request_round(deadline)
+
+    def deliver_due(self, on_progress: Callable[[DeliveryReport], None] | None = None) -> DeliveryReport:
+        """Send all that is due, and what waits for its next attempt too, in the thread that calls.
+
+        Args:
+            on_progress: Called after every request, with the report so far.
+
+        Raises:
+            Exception: what the database raised.
+        """
+        token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            with self._sending:
+                self.outbox.hasten()
+                return self._counted(self._sender.send_due(on_progress))
+        finally:
+            detach(token)
+
+    def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
+        """Send what is due, for ``timeout`` seconds at most, and stop; a failure ends it at once.
+
+        Returns:
+            Whether all that was due is acknowledged; True without a thread.
+        """
+        if self._is_closed:
+            return True
+        self._is_closed = True
+        thread, self._thread = self._thread, None
+        if thread is None:
+            self._sender.close()
+            return True
+        self._signal.close()
+        thread.join(timeout)
+        return self._signal.is_drained and not thread.is_alive()
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: the thread, and what it held, stayed with the parent."""
+        self._sending = threading.Lock()
+        self._signal = _Signal()
+        self._thread = None
+        self._sender.forget_exporter()
+        if not self._serves_children and self.threaded:
+            self.threaded = False
+            logger.info(
+                "the exporter is an instance, which serves one process: this child leaves sending to its parent"
+            )
+
+    def work(self, signal: _Signal) -> float:
+        """One round of the thread; returns the seconds to wait before the next."""
+        requested = signal.requested
+        try:
+            with self._sending:
+                if requested > signal.completed:
+                    self.outbox.hasten()
+                elif signal.is_closed:
+                    # What failed a moment ago is left to the next process.
+                    self.outbox.hasten(held_only=True)
+                report = self._counted(self._sender.send_due(should_stop=lambda: signal.is_late))
+        except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
+            self._complain(f"{type(error).__name__}: {error}", "the database of the spans that wait")
+            return POLL_INTERVAL
+        if report.error:
+            self._complain(report.error, self.endpoint)
+            return min(report.delay.total_seconds(), POLL_INTERVAL) or POLL_INTERVAL
+        if self._logged and report.sent:
+            self._logged.clear()
+            logger.info("spans are delivered to %s again", self.endpoint)
+        signal.complete(requested, is_drained=not report.refused)
+        return POLL_INTERVAL
+
+    def stop(self) -> None:
+        """End of the thread."""
+        self._sender.close()
+
+    def _counted(self, report: DeliveryReport) -> DeliveryReport:
+        self.sent += report.sent
+        return report
+
+    def _complain(self, cause: str, where: str) -> None:
+        if cause in self._logged:
+            return
+        self._logged.add(cause)
+        logger.warning("spans wait in the outbox, nothing is lost: %s: %s", where, cause)
+
+    def _wait_for_others(self, deadline: float) -> bool:
+        while self.outbox.has_due():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+class _Signal:
+    """Between a delivery and its thread, which does not keep the delivery alive."""
+
+    def __init__(self) -> None:
+        self.requested = 0
+        """The last round that was asked for by a flush."""
+        self.completed = 0
+        """The last round asked for after which nothing was due."""
+        self.is_closed = False
+        self.is_drained = False
+        self._closed_at = 0.0
+        self._is_awake = threading.Event()
+        self._is_urgent = threading.Event()
+        self._completion = threading.Condition()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the process has waited long enough for its exit."""
+        return self.is_closed and time.monotonic() > self._closed_at + EXIT_TIMEOUT
+
+    def wake(self) -> None:
+        self._is_awake.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the next round: until there is something to send and others had time to gather, or it is urgent."""
+        if self._is_awake.wait(seconds):
+            self._is_urgent.wait(GATHER_INTERVAL)
+        self._is_awake.clear()
+        self._is_urgent.clear()
+
+    def close(self) -> None:
+        self._closed_at = time.monotonic()
+        self.is_closed = True
+        self._hurry()
+
+    def request_round(self, deadline: float) -> bool:
+        """Ask for a round and wait until one that began after this has ended with nothing due."""
+        with self._completion:
+            self.requested += 1
+            mine = self.requested
+            self._hurry()
+            while self.completed < mine:
+                if not self._completion.wait(max(deadline - time.monotonic(), 0)):
+                    return False
+            return self.is_drained
+
+    def complete(self, requested: int, *, is_drained: bool) -> None:
+        with self._completion:
+            self.completed = max(self.completed, requested)
+            self.is_drained = is_drained
+            self._completion.notify_all()
+
+    def _hurry(self) -> None:
+        self._is_urgent.set()
+        self._is_awake.set()
+
+
+def _run(reference: weakref.ref[Delivery], signal: _Signal) -> None:
+    """The thread: until the delivery is closed, or nobody has it any more."""
+    attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+    while (delivery := reference()) is not None:
+        is_last = signal.is_closed
+        pause = delivery.work(signal)
+        if is_last:
+            delivery.stop()
+            return
+        del delivery
+        signal.wait(pause)
+
+
+_deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for delivery in list(_deliveries):
+        delivery.after_fork()
+
+
+def _at_exit() -> None:
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    for delivery in list(_deliveries):
+        delivery.close(max(deadline - time.monotonic(), 0))
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

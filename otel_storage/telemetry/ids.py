@@ -1,0 +1,56 @@
+"""The ids of traces and spans: functions of the run id and the record, so that every process knows them all."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+PIPELINE_EXECUTION = "PipelineExecution"
+PIPELINE_RESULT = "PipelineResult"
+TASK_EXECUTION = "TaskExecution"
+TASK_RESULT = "TaskResult"
+
+# RFC 9562: the version is the thirteenth digit, the variant the two high bits of the seventeenth. Versions 4 and 7 end
+# in random bits, which https://www.w3.org/TR/trace-context-2/ asks of a trace id.
+_RANDOM_UUID = re.compile(
+    r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[47][0-9a-f]{3}\1[89ab][0-9a-f]{3}\1[0-9a-f]{12}", re.IGNORECASE | re.ASCII
+)
+
+
+def trace_id(run_id: str) -> int:
+    """The id of the run's trace, 128 bits, never 0.
+
+    It is the run id itself where that is a UUID of version 4 or 7, dashed or as 32 hexadecimal digits; of any other run
+    id it is a hash.
+    """
+    if _RANDOM_UUID.fullmatch(run_id):
+        return int(run_id.replace("-", ""), 16)
+    return _hash("trace", run_id.encode("utf-8", "surrogatepass"), 16)
+
+
+def span_id(kind: str, record_id: int) -> int:
+    """The id of the record's span, 64 bits, never 0; ``kind`` is the record's ``content_type_name``."""
+    return _hash("span", f"{kind}:{record_id}".encode(), 8)
+
+
+def is_sampled(trace_id: int, ratio: float) -> bool:
+    """Whether the trace is among the ``ratio`` (0 to 1) of all traces that are recorded.
+
+    A hash of the trace id decides, not its low bits as in the SDK's sampler: two of those are fixed in a UUID.
+    """
+    return _hash("sample", trace_id.to_bytes(16, "big"), 8) < ratio * 2**64
+
+
+def format_trace_id(trace_id: int) -> str:
+    """The trace id as 32 hexadecimal digits, the way trace viewers take it."""
+    return f"{trace_id:032x}"
+
+
+def format_span_id(span_id: int) -> str:
+    """The span id as 16 hexadecimal digits."""
+    return f"{span_id:016x}"
+
+
+def _hash(purpose: str, data: bytes, size: int) -> int:
+    digest = sha256(f"otel_storage.{purpose}:".encode() + data).digest()
+    return int.from_bytes(digest[:size], "big") or 1

@@ -1,0 +1,105 @@
+"""What may leave the process of status messages and stack traces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from otel_storage.results.snapshots import Failure
+from otel_storage.results.status import PipelineTaskStatus
+from otel_storage.results.validation import reduce_validation, summarise_validation
+from otel_storage.telemetry.privacy import scrub_and_cut, scrub_and_cut_middle
+
+WITHHELD = "message withheld; capture 'messages' to send it"
+
+_ABOUT_INPUT = frozenset({PipelineTaskStatus.VALIDATION_ERROR, PipelineTaskStatus.CONFIG_ERROR})
+
+# django-pipelines says them word for word; there is nothing of anybody's input in them.
+_CONSTANTS = frozenset(
+    {
+        "Input data was provided when no input type was specified",
+        "One or more of the parent ids are not in the pipeline",
+        "Pipeline Error - remaining tasks cancelled",
+        "Pipeline cancelled due to an error in the pipeline config",
+        "Pipeline is badly configured",
+        "Task Error",
+        "Tasks cancelled due to an error in the pipeline config",
+        "There was an error running a different task",
+    }
+)
+
+
+def public_message(status: PipelineTaskStatus | None, message: str, shows_messages: bool, limit: int) -> str:
+    """The message of a status as it may leave: scrubbed of secrets, and of validation errors only loc and type.
+
+    The message of a validation or configuration error is about somebody's input: of one that cannot be read as
+    pydantic's nothing leaves.
+
+    Args:
+        status: The status that the message was reported with.
+        message: What was reported.
+        shows_messages: Whether ``messages`` are captured; they are scrubbed nonetheless.
+        limit: The longest it may be, in bytes.
+    """
+    if not message:
+        return ""
+    if not shows_messages and message not in _CONSTANTS:
+        if status in _ABOUT_INPUT:
+            message = summarise_validation(message) or WITHHELD
+        else:
+            message = reduce_validation(message, in_trace=False)
+    return scrub_and_cut(message, limit)
+
+
+def public_stacktrace(status: PipelineTaskStatus, failure: Failure, shows_messages: bool, limit: int) -> str:
+    """The stack trace as it may leave: as :func:`public_message` has it, cut in the middle.
+
+    Of a validation or configuration error the frames leave, and of the exceptions' messages what may leave of the one
+    that was reported.
+    """
+    stack = failure.stacktrace
+    if not shows_messages and status in _ABOUT_INPUT:
+        message = public_message(status, failure.message, shows_messages, limit)
+        stack = "\n".join(_without_messages(stack, failure.type, message))
+    elif not shows_messages:
+        stack = reduce_validation(stack)
+    return scrub_and_cut_middle(stack, limit)
+
+
+_MARGIN = re.compile(r"[ ]*\| |[ ]{2,}\+ |")
+_STRUCTURE = re.compile(
+    r"""(?:Exception[ ]Group[ ])?Traceback[ ]\(most[ ]recent[ ]call[ ]last\):
+    | The[ ]above[ ]exception[ ]was[ ]the[ ]direct[ ]cause[ ]of[ ]the[ ]following[ ]exception:
+    | During[ ]handling[ ]of[ ]the[ ]above[ ]exception,[ ]another[ ]exception[ ]occurred:
+    | [ ]{2}\[Previous[ ]line[ ]repeated[ ][0-9]+[ ]more[ ]times?\]
+    | \.\.\.[ ][0-9]+[ ]characters[ ]left[ ]out[ ]\.\.\.
+    | [ ]*(?:\+-)?\+-+(?:[ ][0-9]+[ ]-+)?
+    | """,
+    re.VERBOSE,
+)
+_FRAME = re.compile(r'  File "[^"\n]*", line [0-9]+, in \S+')
+_EXCEPTION = re.compile(r"[^\W\d][\w.<>]*(?=: |\Z)")
+
+
+def _without_messages(stack: str, failed_with: str, message: str) -> Iterator[str]:
+    """The lines of the stack trace that are known to be the traceback module's, frames and types of exceptions."""
+    in_frame = in_stack = False
+    reported = {failed_with, failed_with.removeprefix("__main__.")}
+    for line in stack.split("\n"):
+        text = line[_margin(line) :]
+        if _FRAME.fullmatch(text):
+            in_frame = in_stack = True
+            yield line
+        elif in_frame and text.startswith("    "):
+            yield line
+        elif _STRUCTURE.fullmatch(text):
+            in_frame = False
+            yield line
+        elif in_stack and (kind := _EXCEPTION.match(text)):
+            in_frame = in_stack = False
+            yield line[: _margin(line)] + f"{kind[0]}: {message if kind[0] in reported else WITHHELD}"
+
+
+def _margin(line: str) -> int:
+    found = _MARGIN.match(line)
+    return found.end() if found else 0

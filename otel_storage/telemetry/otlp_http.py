@@ -1,0 +1,297 @@
+"""One OTLP/HTTP request, and what its answer means.
+
+OpenTelemetry's exporter takes every status below 400 for success, ignores what a receiver says of rejected spans, and
+retries by itself, in another way in each version [seen in 1.34 to 1.45]. It does let its user bring the session that it
+posts with: ours makes one attempt, judges the answer, and keeps the verdict. The rules are those of the OTLP
+specification ("OTLP/HTTP response"), save that nothing is given up for a status that a wrong setting can cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import re
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status as RpcStatus
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from otel_storage.telemetry.acknowledgement import (
+    ACCEPTED,
+    ExportOutcome,
+    Verdict,
+    explain,
+    one_line,
+    secrets_in,
+    without_credentials,
+)
+
+LARGEST_ANSWER = 65_536
+"""Bytes of an answer that are read; a true one takes a few dozen."""
+
+_PROTOBUF = frozenset({"application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf", ""})
+_JSON = "application/json"
+
+# Bad data: sent again as it is, it fails again. 413 says that less of it may do.
+_REFUSALS = frozenset({400, 413, 422})
+
+_HINTS = {
+    401: "check OTEL_EXPORTER_OTLP_HEADERS",
+    403: "check OTEL_EXPORTER_OTLP_HEADERS",
+    404: "check OTEL_EXPORTER_OTLP_ENDPOINT",
+    405: "check OTEL_EXPORTER_OTLP_ENDPOINT",
+    415: "check OTEL_EXPORTER_OTLP_ENDPOINT",
+}
+
+_MOST_WARNINGS = 10
+
+_logger = logging.getLogger(__name__)
+
+
+class NotAccepted(Exception):
+    """The export did not succeed; tells the exporter to give up, and nothing else.
+
+    No error of ``requests``, nor of the system: the exporter tries again after those.
+    """
+
+
+class OneAttemptSession(requests.Session):
+    """Makes a single attempt of an export and remembers what became of it.
+
+    Not thread-safe: one export at a time. Redirects are not followed: a POST would arrive as a GET.
+    """
+
+    outcome: ExportOutcome | None
+    """Of the export since :meth:`begin`; None if it made no request."""
+
+    def __init__(self, timeout: float) -> None:
+        """Start without an outcome.
+
+        Args:
+            timeout: Seconds that connecting, and then waiting for the answer, may take.
+        """
+        super().__init__()
+        self.outcome = None
+        self._timeout = timeout
+        self._warnings: set[str] = set()
+
+    def begin(self) -> None:
+        """Forget the last export."""
+        self.outcome = None
+
+    def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
+        """Make the request, or refuse to make it a second time.
+
+        Raises:
+            NotAccepted: unless the receiver has every span.
+        """
+        if self.outcome is None:
+            self.outcome = self._attempt(method, url, *args, **kwargs)
+        if self.outcome.verdict is not Verdict.ACCEPTED:
+            raise NotAccepted(self.outcome.reason)
+        # The real answer has been read; this one says the same to the exporter, whatever it looks at.
+        answer = requests.Response()
+        answer.status_code = HTTPStatus.OK
+        answer.reason = HTTPStatus.OK.phrase
+        answer.url = str(url)
+        return answer
+
+    def _attempt(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> ExportOutcome:
+        outer = sys.exception()
+        secrets = secrets_in(str(url), {**self.headers, **(kwargs.get("headers") or {})})
+        # The exporter may have used some of the time up already; never give it more than it asks for.
+        kwargs["timeout"] = self._timeout if kwargs.get("timeout") is None else kwargs["timeout"]
+        kwargs["allow_redirects"] = False
+        kwargs["stream"] = True  # or a body of any size would be read
+        deadline = time.monotonic() + self._timeout
+        try:
+            response = super().request(method, url, *args, **kwargs)
+            try:
+                body = _body(response, deadline)
+            finally:
+                response.close()
+            outcome, warning = judge(response.status_code, response.headers, body, url=str(url), secrets=secrets)
+        except Exception as error:  # noqa: BLE001 - nothing is known of the spans, whatever went wrong
+            return ExportOutcome(Verdict.RETRY, explain(error, secrets, str(_root(error, outer))))
+        self._warn(warning)
+        return outcome
+
+    def _warn(self, warning: str) -> None:
+        """Log what an answer that accepts everything has to say, once."""
+        if warning and warning not in self._warnings and len(self._warnings) < _MOST_WARNINGS:
+            self._warnings.add(warning)
+            _logger.warning("the OTLP receiver has taken the spans, but says: %s", warning)
+
+
+def judge(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    url: str = "",
+    secrets: frozenset[str] = frozenset(),
+) -> tuple[ExportOutcome, str]:
+    """What an answer to an export request means.
+
+    Args:
+        status: The HTTP status.
+        headers: The headers of the answer; names are looked up in any case.
+        body: The body, decompressed; of a longer one, the first bytes more than :data:`LARGEST_ANSWER`.
+        url: The address the request was sent to.
+        secrets: What must not be seen in a reason.
+
+    Returns:
+        The outcome, and what a receiver that accepted everything warns of ("" for nothing).
+    """
+    headers = {name.lower(): value for name, value in headers.items()}
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if 200 <= status <= 299:
+        return _success(status, content_type, body, secrets)
+    if 300 <= status <= 399:
+        return _redirect(status, headers.get("location", ""), url), ""
+
+    reason = _phrase(status)
+    if said := one_line(_message(content_type, body), secrets):
+        reason += f": {said}"
+    if status in _REFUSALS:
+        return ExportOutcome(Verdict.REFUSED, reason), ""
+    if hint := _HINTS.get(status):
+        reason += f" ({hint})"
+    return ExportOutcome(Verdict.RETRY, reason, retry_after(headers.get("retry-after", ""))), ""
+
+
+def retry_after(value: str) -> float | None:
+    """The seconds that a Retry-After header asks for, given in seconds or as a date (RFC 9110, 10.2.3).
+
+    Returns:
+        0 for a time gone by; None for a header that is missing or makes no sense.
+    """
+    value = value.strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except (TypeError, ValueError):
+            return None
+        # A date with the zone -0000 comes back naive, and means UTC.
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        seconds = moment.timestamp() - time.time()
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _success(status: int, content_type: str, body: bytes, secrets: frozenset[str]) -> tuple[ExportOutcome, str]:
+    """Believe a success only if it speaks OTLP: a login page and a proxy's greeting are 200 as well."""
+    response = _response(content_type, body)
+    if response is None:
+        said = one_line(_message(content_type, body), secrets)
+        reason = f"{_phrase(status)}, but the answer is not OTLP (check OTEL_EXPORTER_OTLP_ENDPOINT)"
+        return ExportOutcome(Verdict.RETRY, f"{reason}: {said}" if said else reason), ""
+    message = one_line(response.partial_success.error_message, secrets)
+    rejected = response.partial_success.rejected_spans
+    if rejected > 0:
+        reason = f"{rejected} span{'s' if rejected > 1 else ''} rejected: {message or 'no reason given'}"
+        return ExportOutcome(Verdict.REFUSED, reason), ""
+    return ACCEPTED, message
+
+
+def _response(content_type: str, body: bytes) -> ExportTraceServiceResponse | None:
+    """The answer that a body holds; an empty one for an empty body, None if it holds none."""
+    response = ExportTraceServiceResponse()
+    if not body:
+        return response
+    if len(body) > LARGEST_ANSWER:
+        return None
+    try:
+        if content_type in _PROTOBUF:
+            response.ParseFromString(body)
+            return response
+        if content_type == _JSON:
+            # Strict: {"error": ...} is an object too. A list, which the parser takes for an empty message, is none.
+            parsed = json_format.Parse(body, response) if body.lstrip().startswith(b"{") else None
+            return response if parsed is not None else None
+    except (DecodeError, json_format.ParseError, ValueError, RecursionError):
+        pass
+    return None
+
+
+def _redirect(status: int, location: str, url: str) -> ExportOutcome:
+    if not location:
+        return ExportOutcome(Verdict.RETRY, f"{_phrase(status)} (check OTEL_EXPORTER_OTLP_ENDPOINT)")
+    with contextlib.suppress(ValueError):  # not an address: shown as it is
+        location = urljoin(url, location)
+    return ExportOutcome(
+        Verdict.RETRY,
+        f"{_phrase(status)}: redirected to {without_credentials(location)}: "
+        "set OTEL_EXPORTER_OTLP_ENDPOINT to the final address",
+    )
+
+
+def _message(content_type: str, body: bytes) -> str:
+    """What a server says, as well as can be told."""
+    body = body[:LARGEST_ANSWER]
+    if content_type in _PROTOBUF and content_type:
+        try:
+            return str(RpcStatus.FromString(body).message)
+        except DecodeError:
+            return ""
+    text = body.decode("utf-8", "replace")
+    if content_type == _JSON:
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        if isinstance(parsed, dict) and isinstance(parsed.get("message"), str):
+            return str(parsed["message"])
+    if content_type == "text/html":
+        return re.sub(r"<[^<>]*>", " ", text)
+    return text
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"
+
+
+def _root(error: BaseException, outer: BaseException | None) -> BaseException:
+    """The innermost cause that has a text: "Connection refused" comes wrapped four times over.
+
+    Args:
+        error: The exception.
+        outer: What was being handled when the work began; not the cause of anything.
+    """
+    seen = {id(error), id(outer)}
+    while (cause := error.__cause__ or error.__context__) is not None and id(cause) not in seen and str(cause):
+        seen.add(id(cause))
+        error = cause
+    return error
+
+
+def _body(response: requests.Response, deadline: float) -> bytes:
+    """The body, up to the first chunk that makes it too large.
+
+    Raises:
+        requests.exceptions.RequestException: If it does not arrive whole, or not by the deadline.
+    """
+    body = bytearray()
+    for chunk in response.iter_content(LARGEST_ANSWER):
+        body += chunk
+        if len(body) > LARGEST_ANSWER:
+            break
+        if time.monotonic() > deadline:
+            raise requests.exceptions.ReadTimeout("the answer did not end in time")
+    return bytes(body)

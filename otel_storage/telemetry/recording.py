@@ -1,0 +1,128 @@
+"""Listens to a storage: decides a run's trace when it is built, and gives user code the context of its task."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from contextvars import Token
+from typing import Any, ParamSpec, TypeVar
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+
+from otel_storage.results.base import PipelineStorageObject
+from otel_storage.telemetry import ids, run_trace, spans
+
+logger = logging.getLogger("otel_storage")
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Recording:
+    """Listens to a storage; nothing it does fails or slows the run.
+
+    Args:
+        notify: Called when there is something to send.
+        service_name: The service that runs are traced under; None takes OpenTelemetry's standard variables.
+        capture: What may leave the process beside states and identities; see
+            :data:`otel_storage.telemetry.run_trace.CAPTURE_NAMES`.
+
+    Raises:
+        ConfigurationError: ``capture`` holds a name that is none.
+    """
+
+    def __init__(
+        self, notify: Callable[[], None], *, service_name: str | None = None, capture: Iterable[str] = ()
+    ) -> None:
+        self._notify = notify
+        self._service_name = service_name
+        self._capture = run_trace.check_capture(capture)
+        self._contexts = _TaskContexts()
+        self._logged: set[str] = set()
+
+    def run_building(self, run_id: str, pipeline_id: str) -> dict[str, Any] | None:
+        """What is stored with the run about its trace; None where telemetry is disabled."""
+        return self._guarded(self._decide, run_id)
+
+    def run_built(self, run_id: str, execution_id: int, trace_: dict[str, Any]) -> None:
+        """Link the span that is current to the run's root."""
+        if trace_.get("sampled"):
+            self._guarded(_link, run_id, execution_id)
+
+    def running(self, task_result: PipelineStorageObject, sampled: bool) -> None:
+        """Make the task result's span context the current one of this thread."""
+        self._guarded(self._contexts.enter, task_result, sampled)
+
+    def finished(self, task_result: PipelineStorageObject) -> None:
+        """Give this thread the context back that it had before the task result."""
+        self._guarded(self._contexts.leave, task_result)
+
+    def committed(self) -> None:
+        """There is something to send."""
+        self._guarded(self._notify)
+
+    def trace_id(self, run_id: str) -> str:
+        """The id of the run's trace."""
+        return ids.format_trace_id(ids.trace_id(run_id))
+
+    def _decide(self, run_id: str) -> dict[str, Any] | None:
+        decided = run_trace.decide(run_id, service_name=self._service_name, capture=self._capture)
+        return None if decided is None else decided.as_json()
+
+    def _guarded(
+        self, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result | None:
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            cause = f"{work.__name__}: {type(error).__name__}: {error}"
+            if cause not in self._logged:
+                self._logged.add(cause)
+                logger.exception("a run goes on without part of its telemetry")
+            return None
+
+
+def _link(run_id: str, execution_id: int) -> None:
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.add_link(spans.record_context(run_id, "PipelineExecution", execution_id, True))
+
+
+class _TaskContexts:
+    """The contexts attached for task results, per thread, innermost last.
+
+    A context whose task result is gone without a final report in this thread - the task was ended by ``sys.exit()``, or
+    reported by somebody else - is dead, and dropped by the next to be attached.
+    """
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def enter(self, task_result: PipelineStorageObject, sampled: bool) -> None:
+        """Attach the task result's context; one that it has in this thread already is replaced."""
+        self.leave(task_result)
+        stack = self._stack()
+        while stack and stack[-1][0]() is None:
+            detach(stack.pop()[1])
+        context = spans.record_context(task_result.get_run_id(), "TaskResult", task_result.get_id(), sampled)
+        token = attach(trace.set_span_in_context(trace.NonRecordingSpan(context)))
+        stack.append((weakref.ref(task_result), token))
+
+    def leave(self, task_result: PipelineStorageObject) -> None:
+        """Detach the task result's context, and those that were attached on top of it and left behind."""
+        stack = self._stack()
+        if not any(reference() is task_result for reference, _ in stack):
+            return
+        while stack:
+            reference, token = stack.pop()
+            detach(token)
+            if reference() is task_result:
+                return
+
+    def _stack(self) -> list[tuple[weakref.ref[PipelineStorageObject], Token[Context]]]:
+        stack: list[tuple[weakref.ref[PipelineStorageObject], Token[Context]]]
+        stack = self._local.__dict__.setdefault("stack", [])
+        return stack

@@ -1,0 +1,267 @@
+"""Claim references, build their spans, export them, and settle what was acknowledged. No lock is held while sending."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
+from otel_storage.results.snapshots import RunSnapshot
+from otel_storage.telemetry.acknowledgement import Verdict
+from otel_storage.telemetry.spans import run_spans, task_result_span
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otel_storage.results.clock import Clock
+    from otel_storage.telemetry.exporting import AcknowledgedExporter
+
+logger = logging.getLogger("otel_storage")
+
+MAX_SPANS = 512
+"""Spans in one request, as OpenTelemetry's own batches have."""
+
+MAX_RUNS = 64
+"""Runs claimed at once: three spans of each at least."""
+
+MAX_DELAY = timedelta(minutes=1)
+"""The longest wait between two attempts."""
+
+SUSPICIOUS_ATTEMPTS = 4
+"""After so many failures the spans themselves are suspected, and a failing request is split."""
+
+_EXPIRY_INTERVAL = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendingRules:
+    """How references are sent."""
+
+    max_age: timedelta = timedelta(days=7)
+    """References older than this are no longer sent."""
+    settling: Settling = field(default_factory=Settling)
+    lease: timedelta = timedelta(minutes=1)
+    """How long a sender may take for one request; a dead sender's references are free again after it."""
+
+
+@dataclass(slots=True)
+class DeliveryReport:
+    """What a round of sending came to."""
+
+    sent: int = 0
+    """Spans that were accepted."""
+    refused: int = 0
+    """References set aside, because their spans were refused for good."""
+    expired: int = 0
+    """References that became too old to be sent."""
+    error: str = ""
+    """Why sending stopped before all was sent; empty if nothing is due any more."""
+    delay: timedelta = timedelta(0)
+    """How long to wait before the next round, if sending stopped."""
+
+
+@dataclass(slots=True)
+class _Unit:
+    """A claimed reference with its spans, in the order they are to arrive."""
+
+    claim: Claim
+    spans: Sequence[ReadableSpan]
+    accepted: int = 0
+    refusals: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.accepted + len(self.refusals) == len(self.spans)
+
+
+_Item = tuple[_Unit, "ReadableSpan"]
+
+
+class _LeaseLost(Exception):
+    """Another sender has taken over: it sends the same spans."""
+
+
+class Sender:
+    """Sends what is due, in the thread that calls; one thread at a time.
+
+    Args:
+        outbox: Where the references are.
+        open_exporter: Makes the exporter when there is something to send for the first time.
+        rules: How references are sent.
+        clock: The outbox's clock.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        open_exporter: Callable[[], AcknowledgedExporter],
+        rules: SendingRules,
+        clock: Clock,
+    ) -> None:
+        self._outbox = outbox
+        self._open_exporter = open_exporter
+        self._exporter: AcknowledgedExporter | None = None
+        self._rules = rules
+        self._clock = clock
+        self._expired_at: datetime | None = None
+
+    def send_due(
+        self,
+        on_progress: Callable[[DeliveryReport], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> DeliveryReport:
+        """Send until nothing is due, a request fails for now, or ``should_stop``.
+
+        Args:
+            on_progress: Called after every request, with the report so far.
+            should_stop: Asked before every claim.
+
+        Raises:
+            Exception: what the database raised; what was sent by then is sent again later.
+        """
+        report = DeliveryReport(expired=self._expire())
+        try:
+            for claims in self._claims(should_stop):
+                for units in _requests(self._units(claims, report)):
+                    self._send(claims, units, report)
+                    if on_progress is not None:
+                        on_progress(report)
+                if report.error:
+                    break
+        except _LeaseLost:
+            logger.info("another sender has taken over references whose lease ran out")
+        return report
+
+    def close(self) -> None:
+        """Shut the exporter down."""
+        exporter, self._exporter = self._exporter, None
+        if exporter is not None:
+            exporter.shutdown()
+
+    def forget_exporter(self) -> None:
+        """Leave the exporter to the parent, in a forked child."""
+        self._exporter = None
+
+    def _claims(self, should_stop: Callable[[], bool]) -> Iterator[Claims]:
+        """References of task results until none is due, then those of runs, whose spans follow their children's."""
+        while not should_stop():
+            claims = self._outbox.claim_task_results(MAX_SPANS, self._rules.lease)
+            if not claims.claims:
+                claims = self._outbox.claim_runs(MAX_RUNS, self._rules.lease, self._rules.settling)
+                if not claims.looked_at:
+                    return
+            yield claims
+
+    def _units(self, claims: Claims, report: DeliveryReport) -> Iterator[_Unit]:
+        for claim in claims.claims:
+            try:
+                yield _Unit(claim, _spans(claim))
+            except Exception as error:
+                reason = f"no span could be made of it: {type(error).__name__}: {error}"
+                logger.exception("reference %d is set aside", claim.reference_id)
+                self._outbox.refuse(claims.token, [claim.reference_id], error=reason)
+                report.refused += 1
+
+    def _send(self, claims: Claims, units: Sequence[_Unit], report: DeliveryReport) -> None:
+        """Send the spans of the units in one request or more, and settle what the verdict is clear on."""
+        if not report.error:
+            for items in _chunks([(unit, span) for unit in units for span in unit.spans]):
+                if not self._outbox.renew(claims.token, self._rules.lease):
+                    raise _LeaseLost
+                if not self._export(items, report):
+                    break
+        done = [unit.claim.reference_id for unit in units if unit.is_complete and not unit.refusals]
+        report.sent += sum(unit.accepted for unit in units if unit.is_complete)
+        self._outbox.settle(claims.token, done)
+        for unit in units:
+            if unit.is_complete and unit.refusals:
+                self._outbox.refuse(claims.token, [unit.claim.reference_id], error=unit.refusals[0])
+                report.refused += 1
+        failed = [unit.claim for unit in units if not unit.is_complete]
+        if failed:
+            report.delay = max(report.delay, _delay(min(claim.attempts for claim in failed)))
+            ids = [claim.reference_id for claim in failed]
+            self._outbox.release(claims.token, ids, delay=report.delay, error=report.error)
+
+    def _export(self, items: Sequence[_Item], report: DeliveryReport) -> bool:
+        """Export the spans; whether every one of them was accepted or refused."""
+        if self._exporter is None:
+            self._exporter = self._open_exporter()
+        outcome = self._exporter.export([span for _, span in items])
+        if outcome.verdict is Verdict.ACCEPTED:
+            for unit, _ in items:
+                unit.accepted += 1
+            return True
+        if outcome.verdict is Verdict.REFUSED:
+            return self._refused(items, outcome.reason, report)
+        is_suspicious = max(unit.claim.attempts for unit, _ in items) >= SUSPICIOUS_ATTEMPTS
+        if is_suspicious and len(items) > 1 and self._one_half_is_accepted(items, report):
+            return False
+        report.error = outcome.reason
+        report.delay = timedelta(seconds=outcome.retry_after or 0)
+        return False
+
+    def _refused(self, items: Sequence[_Item], reason: str, report: DeliveryReport) -> bool:
+        """Find the span that is refused for good: the others are sent without it."""
+        if len(items) == 1:
+            [(unit, _)] = items
+            unit.refusals.append(reason)
+            return True
+        middle = len(items) // 2
+        return self._export(items[:middle], report) and self._export(items[middle:], report)
+
+    def _one_half_is_accepted(self, items: Sequence[_Item], report: DeliveryReport) -> bool:
+        """Whether the endpoint takes some of the spans: then it is not down, and one of the others is the cause.
+
+        Not every endpoint says of a span that it will never take it, and a plain exporter has no way to.
+        """
+        middle = len(items) // 2
+        verdicts = [self._export(half, report) for half in (items[:middle], items[middle:])]
+        return any(verdicts)
+
+    def _expire(self) -> int:
+        now = self._clock()
+        if self._expired_at is not None and now - self._expired_at < _EXPIRY_INTERVAL:
+            return 0
+        self._expired_at = now
+        expired = self._outbox.expire(self._rules.max_age)
+        if expired:
+            logger.error(
+                "%d references to unsent spans are older than %s and will not be sent", expired, self._rules.max_age
+            )
+        return expired
+
+
+def _spans(claim: Claim) -> Sequence[ReadableSpan]:
+    if isinstance(claim.snapshot, RunSnapshot):
+        return tuple(run_spans(claim.snapshot))
+    return (task_result_span(claim.snapshot),)
+
+
+def _requests(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
+    """Units that share a request; one that fills a request by itself goes alone."""
+    request: list[_Unit] = []
+    size = 0
+    for unit in units:
+        if request and size + len(unit.spans) > MAX_SPANS:
+            yield request
+            request, size = [], 0
+        request.append(unit)
+        size += len(unit.spans)
+    if request:
+        yield request
+
+
+def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), MAX_SPANS):
+        yield items[start : start + MAX_SPANS]
+
+
+def _delay(attempts: int) -> timedelta:
+    """Twice as long after each failure, and never quite the same, so that senders do not come in step."""
+    longest = min(timedelta(seconds=2.0 ** min(attempts, 10)), MAX_DELAY)
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - a jitter is no secret
