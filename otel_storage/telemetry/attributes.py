@@ -48,7 +48,7 @@ RECORD_KIND = "otel_storage.record.kind"
 RECORD_ID = "otel_storage.record.id"
 STATUS = "otel_storage.status"
 """The status as it is stored."""
-STATUS_MESSAGE = "otel_storage.status.message"
+STATUS_MESSAGE = "otel_storage.message"
 RUNNER = "otel_storage.runner"
 QUEUE_TIME = "otel_storage.queue_time"
 """Seconds from created to started."""
@@ -57,6 +57,7 @@ WORKER_PID = "otel_storage.worker.pid"
 TASK_ID = "otel_storage.task.id"
 """The id that the task's class is registered under."""
 PIPELINE_OBJECT = "otel_storage.pipeline_object"
+"""A namespace: ``.app_label``, ``.model_name`` and ``.pk`` of a model object, ``.json`` of any other."""
 TASK_OBJECT = "otel_storage.task_object"
 INPUT_DATA = "otel_storage.input_data"
 CONFIG = "otel_storage.config"
@@ -187,4 +188,4 @@ def _add_object(attributes: Attributes, name: str, value: Any, trace: RunTrace) 
         for part in ("app_label", "model_name", "pk"):
             attributes[f"{name}.{part}"] = str(value[part])
     elif value is not None and "objects" in trace.capture:
-        attributes[name] = as_json(value)
+        attributes[f"{name}.json"] = as_json(value)

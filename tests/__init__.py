@@ -1,0 +1,1 @@
+"""The project's tests. A package, because the host's distribution installs a package ``tests`` of its own."""

@@ -1,0 +1,50 @@
+"""Fixtures for every test: a clean environment, and databases of the test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests import services
+
+# An example may write to a database: its time says nothing about the code.
+hypothesis.settings.register_profile("otel-storage", deadline=None)
+hypothesis.settings.load_profile("otel-storage")
+
+KEPT_VARIABLES = ("OTEL_STORAGE_TEST_", "OTEL_STORAGE_REQUIRE_SERVICES")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the caller's OpenTelemetry and storage settings from the test and from the processes it starts.
+
+    ``DJANGO_SETTINGS_MODULE`` is left alone: Django is configured once a process.
+    """
+    for name in list(os.environ):
+        if name.startswith("OTEL_") and not name.startswith(KEPT_VARIABLES):
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("PIPELINES_PIPELINES_RESULTS_STORAGE", raising=False)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of a SQLite file of the test's own, which does not exist yet."""
+    return f"sqlite:///{tmp_path / 'otel_storage.db'}"
+
+
+@pytest.fixture
+def postgresql_url() -> Iterator[str]:
+    """URL, with its password, of an empty PostgreSQL database of the test's own; no schema is in it."""
+    with services.postgresql_database() as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database of the test's own, on each engine in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url

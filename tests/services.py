@@ -1,0 +1,65 @@
+"""Servers that tests need: where they are, and what happens to a test when one is absent.
+
+Nothing is started here. A server exists when its variable names it:
+
+- ``OTEL_STORAGE_TEST_POSTGRESQL_URL``: SQLAlchemy URL, password included, of a database whose user may create
+  databases.
+- ``OTEL_STORAGE_REQUIRE_SERVICES``: ``1`` says that every server exists: a test that misses one fails then,
+  and does not skip.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import NoReturn
+
+import pytest
+from sqlalchemy import URL, make_url
+
+# Read once, at import: tests run with most OTEL_* variables removed.
+POSTGRESQL_URL = os.environ.get("OTEL_STORAGE_TEST_POSTGRESQL_URL", "")
+REQUIRE_SERVICES = os.environ.get("OTEL_STORAGE_REQUIRE_SERVICES", "") not in ("", "0")
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test, or fail it where the environment says that the server exists."""
+    __tracebackhide__ = True
+    if REQUIRE_SERVICES:
+        pytest.fail(f"OTEL_STORAGE_REQUIRE_SERVICES is set, but: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def postgresql_server() -> URL:
+    """Give the URL of the test server's admin database; skip or fail where there is none."""
+    __tracebackhide__ = True
+    if not POSTGRESQL_URL:
+        missing(
+            "no PostgreSQL: set OTEL_STORAGE_TEST_POSTGRESQL_URL to"
+            " postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE, whose user may create databases"
+        )
+    return make_url(POSTGRESQL_URL)
+
+
+@contextmanager
+def postgresql_database() -> Iterator[URL]:
+    """Create an empty database on the test server and drop it afterwards, whoever is still connected."""
+    __tracebackhide__ = True
+    server = postgresql_server()
+    # Imported here: on a machine without a server the driver may be absent too.
+    import psycopg
+    from psycopg import sql
+
+    name = f"test_{uuid.uuid4().hex}"
+    conninfo = server.set(drivername="postgresql").render_as_string(hide_password=False)
+    # A server that is named and cannot be reached is an error, not a reason to skip.
+    with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=10)) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        yield server.set(database=name)
+    finally:
+        # A connection of its own: the test may have restarted the server.
+        with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=10)) as admin:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
