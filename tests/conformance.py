@@ -1,0 +1,104 @@
+"""The conformance suite on each SQL engine; a test file says which storage, by ``open_storage``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import ClassVar
+
+import pytest
+from sqlalchemy import create_engine, delete, func, select
+
+from otel_storage.composite import OtelPipelineStorage
+from otel_storage.sql import schema
+from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.testing.clock import ManualClock
+from otel_storage.testing.conformance import StrictStorageConformance
+from tests import services
+
+ClosableStorage = SqlPipelineStorage | OtelPipelineStorage
+
+
+class OnSql(StrictStorageConformance):
+    """The suite over a storage on ``url``."""
+
+    def open_storage(self, url: str, clock: ManualClock) -> ClosableStorage:
+        """A storage on the database, whose schema it makes."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def url(self) -> str:
+        """URL of an empty database."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        """A clock that stands still until a test moves it."""
+        return ManualClock()
+
+    @pytest.fixture
+    def storage(self, url: str, clock: ManualClock) -> Iterator[ClosableStorage]:
+        """A storage on a database that is empty."""
+        with closing(self.open_storage(url, clock)) as storage:
+            yield storage
+
+
+class OnSharedSql(OnSql):
+    """The suite over a database that a second storage can open too."""
+
+    @pytest.fixture
+    def other_storage(self, url: str, clock: ManualClock, storage: ClosableStorage) -> Iterator[ClosableStorage]:
+        """A second storage with connections of its own, as another process has it."""
+        with closing(self.open_storage(url, clock)) as other:
+            yield other
+
+
+class OnSqliteFile(OnSharedSql):
+    """On a SQLite file."""
+
+    @pytest.fixture
+    def url(self, sqlite_url: str) -> str:
+        """A file that does not exist yet."""
+        return sqlite_url
+
+
+class OnSqliteMemory(OnSql):
+    """On SQLite in memory: one connection, which nobody else can have."""
+
+    @pytest.fixture
+    def url(self) -> str:
+        """A database in memory."""
+        return "sqlite://"
+
+
+class OnPostgresql(OnSharedSql):
+    """On PostgreSQL: one database for all tests of the class, emptied before each."""
+
+    _databases: ClassVar[ExitStack]
+    _url: ClassVar[str]
+
+    @classmethod
+    def setup_class(cls) -> None:
+        """Create the database; skip the class where there is no server."""
+        cls._databases = ExitStack()
+        database = cls._databases.enter_context(services.postgresql_database())
+        cls._url = database.render_as_string(hide_password=False)
+        with closing(SqlPipelineStorage(cls._url)) as storage:
+            storage.upgrade()
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        """Drop the database."""
+        cls._databases.close()
+
+    @pytest.fixture
+    def url(self) -> str:
+        """The database, without a record and with ids that begin at 1."""
+        engine = create_engine(self._url)
+        with engine.begin() as connection:
+            for table in reversed(schema.metadata.sorted_tables):
+                connection.execute(delete(table))
+            for table in schema.LEVELS.values():
+                connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), 1, False)))
+        engine.dispose()
+        return self._url

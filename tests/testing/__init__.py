@@ -1,0 +1,1 @@
+"""Tests of what the package ships for users' tests."""
