@@ -1,0 +1,78 @@
+"""The command ``otel-storage``.
+
+Data goes to stdout, words go to stderr. Exit codes: 0 all is well, 1 something was found wrong (an unknown run, an
+unreachable database, a schema of another version, spans that still wait), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import IO, Any
+
+import click
+
+from otel_storage.results.exceptions import OtelStorageError
+
+_COMMANDS = {
+    "demo": ("otel_storage.cli.demo", "demo"),
+    "runs": ("otel_storage.cli.runs", "runs"),
+    "show": ("otel_storage.cli.runs", "show"),
+    "deliver": ("otel_storage.cli.deliver", "deliver"),
+    "db": ("otel_storage.cli.db", "db"),
+}
+
+
+class Failure(click.ClickException):
+    """What is wrong, in one line on stderr."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line."""
+        click.echo(f"otel-storage: {' '.join(self.format_message().split())}", file=file or sys.stderr)
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called: each needs different, and heavy, modules."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OtelStorageError as error:
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except Exception as error:
+            if _is_database_error(error):
+                cause = getattr(error, "orig", None) or error
+                raise Failure(f"the database failed: {cause}") from error
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="otel-storage", prog_name="otel-storage")
+def cli() -> None:
+    """Pipeline runs, stored in SQL and seen as traces."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: the entry point ``otel-storage``."""
+    cli.main(args=args, prog_name="otel-storage")
+
+
+def _is_database_error(error: Exception) -> bool:
+    """Whether SQLAlchemy raised it; a command that does not import SQLAlchemy is not made to."""
+    exceptions = sys.modules.get("sqlalchemy.exc")
+    return exceptions is not None and isinstance(error, exceptions.SQLAlchemyError)

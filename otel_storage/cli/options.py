@@ -1,0 +1,153 @@
+"""What the commands share: ``--url``, ``--json``, and the storage that these lead to."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from otel_storage.results import config, host
+from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from otel_storage.composite import OtelPipelineStorage
+    from otel_storage.results.base import PipelineStorage
+    from otel_storage.sql.storage import SqlPipelineStorage
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def url_option(command: Command) -> Command:
+    """``--url``: another database than the configured one."""
+    return click.option(
+        "--url",
+        metavar="URL",
+        help="The database, as a SQLAlchemy URL. Default: the one of the configured storage (the setting "
+        f"{config.SETTING}), else $OTEL_STORAGE_URL, else sqlite:///otel_storage.db.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """``--json``: data for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
+
+
+def url_arguments(url: str | None) -> list[str]:
+    """What a command that is suggested needs to find the same database; a password is not repeated."""
+    if url is None:
+        return []
+    from sqlalchemy import make_url
+
+    from otel_storage.sql.engine import display_url
+
+    return ["--url", display_url(make_url(url))]
+
+
+@contextmanager
+def open_records(url: str | None, *, may_create: bool = False) -> Iterator[SqlPipelineStorage]:
+    """The records in the database that ``--url`` or the setting names.
+
+    Raises:
+        ConfigurationError: the configured storage does not keep its records in our tables.
+        DatabaseUnavailable: it is a SQLite file that does not exist; ``may_create`` allows that.
+    """
+    from otel_storage.sql.storage import SqlPipelineStorage
+
+    storage = _open(url)
+    try:
+        records = getattr(storage, "storage", storage)
+        if not isinstance(records, SqlPipelineStorage):
+            raise ConfigurationError(
+                f"the configured storage is a {type(records).__name__}, whose records this command cannot read; "
+                "name a database of ours with --url"
+            )
+        if not may_create:
+            _refuse_missing_file(records)
+        yield records
+    finally:
+        _close(storage)
+
+
+@contextmanager
+def open_telemetry(url: str | None) -> Iterator[OtelPipelineStorage]:
+    """The storage with what delivers its spans; no thread of it does so by itself.
+
+    Raises:
+        ConfigurationError: the configured storage makes no spans.
+        DatabaseUnavailable: it is a SQLite file that does not exist.
+    """
+    from otel_storage.composite import OtelPipelineStorage
+
+    storage = _open(url)
+    try:
+        if not isinstance(storage, OtelPipelineStorage):
+            raise ConfigurationError(
+                f"the configured storage is a {type(storage).__name__}, which makes no spans; "
+                f"configure {config.DEFAULT}, or name a database with --url"
+            )
+        _refuse_missing_file(storage.storage)
+        yield storage
+    finally:
+        _close(storage)
+
+
+def _open(url: str | None) -> PipelineStorage:
+    from otel_storage.composite import OtelPipelineStorage
+
+    quiet_logs()
+    if url is not None:
+        return OtelPipelineStorage(url=url, delivery="external")
+    _set_up_django()
+    cls, kwargs = config.configured_storage()
+    if issubclass(cls, OtelPipelineStorage):
+        kwargs = {**kwargs, "delivery": "external"}
+    storage: PipelineStorage = config.instantiate(cls, kwargs, config.SETTING, f"{cls.__module__}.{cls.__qualname__}")
+    return storage
+
+
+def _set_up_django() -> None:
+    module = os.environ.get("DJANGO_SETTINGS_MODULE")
+    if not module or not host.is_installed():
+        return
+    import sys
+
+    import django
+
+    # A project's settings lie beside its manage.py; an entry point does not have that folder on its path.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        django.setup()
+    except Exception as error:
+        raise ConfigurationError(
+            f"Django cannot be set up with DJANGO_SETTINGS_MODULE={module}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def quiet_logs() -> None:
+    """What goes wrong is told by the commands themselves, once."""
+    logging.getLogger("otel_storage").addHandler(logging.NullHandler())
+
+
+def _refuse_missing_file(records: SqlPipelineStorage) -> None:
+    """Looking for runs must not leave an empty database behind."""
+    from sqlalchemy import make_url
+
+    url = make_url(records.url)
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or url.query.get("uri"):
+        return
+    if not Path(url.database).exists():
+        raise DatabaseUnavailable(
+            f"there is no database at {url.database}; it is made with the first run (otel-storage demo makes three), "
+            "or name another one with --url"
+        )
+
+
+def _close(storage: PipelineStorage) -> None:
+    close = getattr(storage, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,190 @@
+"""The records of one run as a tree, with what each level counts as and the time it spans."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from otel_storage.cli import text
+from otel_storage.results.base import PipelineExecution, PipelineStorageObject
+from otel_storage.results.snapshots import Failure
+from otel_storage.results.status import FINAL
+from otel_storage.results.status import PipelineTaskStatus as Status
+from otel_storage.sql import schema
+
+if TYPE_CHECKING:
+    from otel_storage.sql.storage import SqlPipelineStorage
+
+_WORST_FIRST = (
+    Status.RUNTIME_ERROR,
+    Status.VALIDATION_ERROR,
+    Status.CONFIG_ERROR,
+    Status.CANCELLED,
+    Status.DONE,
+)
+
+_CHILDREN_KEY = {
+    "PipelineExecution": "pipeline_results",
+    "PipelineResult": "task_executions",
+    "TaskExecution": "task_results",
+}
+
+
+@dataclass
+class Node:
+    """One record and those below it. All times are aware and in UTC."""
+
+    kind: str
+    id: int
+    name: str
+    """What tells it from its siblings; empty for the single instance of something with no iterator."""
+    status: Status
+    """As it is stored."""
+    created: datetime | None
+    started: datetime | None
+    completed: datetime | None
+    message: str
+    """What was reported with the last change of state."""
+    failure: Failure | None = None
+    """The exception it failed with, where one was stored."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the kind of record has beside its state, as JSON shows it."""
+    children: list[Node] = field(default_factory=list)
+    outcome: Status = Status.PENDING
+    """What it counts as: a task whose results are all final is final, though the eager runner never says so."""
+    start: datetime | None = None
+    """The earliest time of its own and of those below; None if it was never started nor ended."""
+    end: datetime | None = None
+    """The latest time; None while something of it is still to come."""
+    ran: bool = False
+    """Whether it was started, or something below it."""
+
+    @property
+    def span(self) -> timedelta | None:
+        """end - start; None while one of them is missing."""
+        return None if self.start is None or self.end is None else self.end - self.start
+
+
+def read_run(storage: SqlPipelineStorage, execution: PipelineExecution) -> Node:
+    """Read the run's records: a few queries, whatever its size."""
+    run_id = execution.get_run_id()
+    failures = _failures(storage, execution)
+    task_results: dict[int, list[Node]] = defaultdict(list)
+    for task_result in storage.get_task_results(run_id=run_id):
+        task_object = task_result.get_serializable_task_object()
+        node = _node(task_result, text.object_name(task_object), [], task_object=task_object)
+        node.failure = failures.get(node.id)
+        task_results[task_result.get_task_execution().get_id()].append(node)
+
+    task_executions: dict[int, list[Node]] = defaultdict(list)
+    for task_execution in storage.get_task_executions(run_id=run_id):
+        name = task_execution.get_pipeline_task()
+        node = _node(
+            task_execution,
+            text.one_line(name),
+            task_results[task_execution.get_id()],
+            pipeline_task=name,
+            task_id=task_execution.get_task_id(),
+        )
+        task_executions[task_execution.get_pipeline_result().get_id()].append(node)
+
+    pipeline_results: list[Node] = []
+    for pipeline_result in storage.get_pipeline_results(run_id=run_id):
+        pipeline_object = pipeline_result.get_serializable_pipeline_object()
+        pipeline_results.append(
+            _node(
+                pipeline_result,
+                text.object_name(pipeline_object),
+                task_executions[pipeline_result.get_id()],
+                pipeline_object=pipeline_object,
+                runner=pipeline_result.get_runner(),
+                reporter=pipeline_result.get_reporter(),
+            )
+        )
+    return _node(
+        execution,
+        text.one_line(execution.get_pipeline_id()),
+        pipeline_results,
+        run_id=run_id,
+        pipeline_id=execution.get_pipeline_id(),
+        trace_id=execution.get_trace_id(),
+    )
+
+
+def as_json(node: Node) -> dict[str, Any]:
+    """The node and all below it, as ``show --json`` documents it."""
+    document: dict[str, Any] = {
+        "kind": node.kind,
+        "id": node.id,
+        **node.facts,
+        "status": node.status.value,
+        "outcome": node.outcome.value,
+        "created": text.iso(node.created),
+        "started": text.iso(node.started),
+        "completed": text.iso(node.completed),
+        "start": text.iso(node.start),
+        "end": text.iso(node.end),
+        "duration": text.seconds(node.span),
+        "message": node.message,
+        "exception": None if node.failure is None else asdict(node.failure),
+    }
+    if node.kind in _CHILDREN_KEY:
+        document[_CHILDREN_KEY[node.kind]] = [as_json(child) for child in node.children]
+    return document
+
+
+def _node(record: PipelineStorageObject, name: str, children: list[Node], **facts: Any) -> Node:
+    node = Node(
+        kind=record.content_type_name,
+        id=record.get_id(),
+        name=name,
+        status=record.get_status(),
+        created=text.aware(record.get_created()),
+        started=text.aware(record.get_started()),
+        completed=text.aware(record.get_completed()),
+        message=record.get_status_message(),
+        facts=facts,
+        children=children,
+    )
+    return completed(node)
+
+
+def completed(node: Node) -> Node:
+    """The node, with what follows from its own state and from the nodes below it."""
+    children = node.children
+    node.outcome = _outcome(node.status, children)
+    node.ran = node.started is not None or any(child.ran for child in children)
+    node.start = min(_times(node.started, node.completed, *(child.start for child in children)), default=None)
+    if node.outcome in FINAL and not any(_is_open(child) for child in children):
+        node.end = max(_times(node.started, node.completed, *(child.end for child in children)), default=None)
+    return node
+
+
+def _outcome(status: Status, children: list[Node]) -> Status:
+    below = {child.outcome for child in children}
+    # Only a task's results decide for it; the levels above may get more to do after their parts are final.
+    if status in FINAL or not below or not below <= FINAL or children[0].kind != "TaskResult":
+        return status
+    return next(outcome for outcome in _WORST_FIRST if outcome in below)
+
+
+def _is_open(node: Node) -> bool:
+    return node.start is not None and node.end is None
+
+
+def _times(*moments: datetime | None) -> Iterable[datetime]:
+    return (moment for moment in moments if moment is not None)
+
+
+def _failures(storage: SqlPipelineStorage, execution: PipelineExecution) -> dict[int, Failure]:
+    """The exceptions that the run's task results failed with, by task result id."""
+    table = schema.failure
+    columns = (table.c.task_result_id, table.c.type, table.c.message, table.c.stacktrace)
+    with storage.database.read() as connection:
+        rows = connection.execute(select(*columns).where(table.c.execution_id == execution.get_id())).all()
+    return {row.task_result_id: Failure(type=row.type, message=row.message, stacktrace=row.stacktrace) for row in rows}

@@ -1,0 +1,272 @@
+"""``otel-storage runs`` and ``otel-storage show``: what ran, and how one run went."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.cells import cell_len
+from rich.text import Text
+
+from otel_storage.cli import Failure, run_tree, text, waterfall
+from otel_storage.cli.options import json_option, open_records, url_arguments, url_option
+from otel_storage.cli.output import Output
+from otel_storage.results import clock
+from otel_storage.results.status import PipelineTaskStatus as Status
+
+if TYPE_CHECKING:
+    from otel_storage.results.base import PipelineExecution
+    from otel_storage.sql.storage import SqlPipelineStorage
+
+_AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_PREFIX = 8
+"""The fewest characters of a run id that are taken for the start of one."""
+_PREFIX_SEARCHED = 1000
+"""How many of the newest runs are searched for a prefix."""
+_GAP = "  "
+
+
+def parse_since(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
+    """The moment, in UTC, that an age or a date means; a date or time without a zone is local."""
+    if value is None:
+        return None
+    age = re.fullmatch(r"(\d{1,6})([smhdw])", value)
+    try:
+        if age:
+            return clock.now() - timedelta(**{_AGE_UNITS[age[2]]: int(age[1])})
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{value!r} is neither an age such as 30m, 12h or 7d nor a date such as 2026-01-31"
+        ) from None
+
+
+@click.command()
+@click.option("--pipeline", "pipeline_id", metavar="ID", help="Only runs of this pipeline.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([status.value for status in Status], case_sensitive=False),
+    help="Only runs in this status; may be given more than once.",
+)
+@click.option(
+    "--since", metavar="AGE", callback=parse_since, help="Only runs built since: 30m, 12h, 7d, or an ISO date or time."
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Runs on a page.")
+@click.option(
+    "--before", type=click.IntRange(1), metavar="CURSOR", help="The next page: the command for it is told on stderr."
+)
+@url_option
+@json_option
+def runs(
+    pipeline_id: str | None,
+    statuses: Sequence[str],
+    since: datetime | None,
+    limit: int,
+    before: int | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """List runs, newest first.
+
+    \b
+    JSON keys: runs (run_id, pipeline_id, status, created, started, completed,
+    duration in seconds, message, trace_id), next (the cursor for --before, or null).
+    """
+    output = Output(as_json)
+    with open_records(url) as records:
+        found = records.list_runs(
+            pipeline_id=pipeline_id,
+            statuses=tuple(Status[status] for status in statuses),
+            since=since,
+            before_id=before,
+            limit=limit + 1,
+        )
+        page, has_more = found[:limit], len(found) > limit
+        cursor = page[-1].get_id() if has_more else None
+        if as_json:
+            output.document({"runs": [_run_as_json(run) for run in page], "next": cursor})
+        else:
+            output.lines(_table(page, output))
+            if not page:
+                _say_none(output, records, bool(pipeline_id or statuses or since or before))
+    if cursor is not None:
+        context = click.get_current_context()
+        output.say("There are more:", style="dim")
+        output.say_command(["otel-storage", "runs", *_given_options(context), "--before", str(cursor)])
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--all", "show_all", is_flag=True, help="Draw every record of long iterations.")
+@url_option
+@json_option
+def show(run_id: str, show_all: bool, url: str | None, as_json: bool) -> None:
+    """Draw one run as a waterfall.
+
+    RUN_ID is the run's id, its trace id, or the first 8 or more characters of it.
+
+    \b
+    JSON: the run's record with those below it nested in pipeline_results,
+    task_executions and task_results. Keys of each: kind, id, status, outcome,
+    created, started, completed, start, end, duration, message, exception
+    (type, message, stacktrace; or null).
+    status is what is stored; outcome what it counts as (a task whose results
+    are all final is final). start, end and duration (seconds) contain the
+    records below. A run has run_id, pipeline_id and trace_id; a pipeline result
+    pipeline_object, runner and reporter; a task execution pipeline_task and
+    task_id; a task result task_object.
+    """
+    output = Output(as_json)
+    with open_records(url) as records:
+        execution = find_run(records, run_id)
+        if execution is None:
+            raise Failure(f"there is no run {run_id!r:.200} in {records.url}; otel-storage runs lists them")
+        run = run_tree.read_run(records, execution)
+        if as_json:
+            output.document(run_tree.as_json(run))
+        else:
+            output.lines(waterfall.render(run, clock.now(), output.width, output.glyphs, show_all))
+
+
+def find_run(records: SqlPipelineStorage, run_id: str) -> PipelineExecution | None:
+    """The run of that id, or the newest runs' only one whose id or trace id starts so.
+
+    Raises:
+        Failure: several runs do.
+    """
+    run_id = run_id.strip()
+    execution = records.get_pipeline_execution(run_id)
+    if execution is not None or len(run_id) < _PREFIX:
+        return execution
+    found = [
+        run
+        for run in records.list_runs(limit=_PREFIX_SEARCHED)
+        if run.get_run_id().startswith(run_id) or (run.get_trace_id() or "").startswith(run_id)
+    ]
+    if len(found) > 1:
+        ids = ", ".join(run.get_run_id() for run in found[:3])
+        raise Failure(f"{len(found)} runs start with {run_id!r}: {ids}{', ...' if len(found) > 3 else ''}")
+    return found[0] if found else None
+
+
+def _run_as_json(run: PipelineExecution) -> dict[str, Any]:
+    return {
+        "run_id": run.get_run_id(),
+        "pipeline_id": run.get_pipeline_id(),
+        "status": run.get_status().value,
+        "created": text.iso(run.get_created()),
+        "started": text.iso(run.get_started()),
+        "completed": text.iso(run.get_completed()),
+        "duration": text.seconds(run.get_duration()),
+        "message": run.get_status_message(),
+        "trace_id": run.get_trace_id(),
+    }
+
+
+def _table(page: Sequence[PipelineExecution], output: Output) -> Iterator[Text]:
+    """Run, status, pipeline, start and duration, as wide as the terminal lets them be."""
+    if not page:
+        return
+    width, glyphs = output.width, output.glyphs
+    now = clock.now()
+    words = width >= 64
+    ids = [text.one_line(run.get_run_id()) for run in page]
+    statuses = [waterfall.status_text(run.get_status(), glyphs, words) for run in page]
+    starts = [_start(run, short=width < 64) for run in page]
+    durations = [text.duration(_taken(run, now)) for run in page]
+    names = [text.one_line(run.get_pipeline_id()) for run in page]
+
+    status_width = max(status.cell_len for status in statuses)
+    start_width = max(map(cell_len, [*starts, "STARTED"]))
+    duration_width = max(map(len, [*durations, "TOOK" if width >= 50 else ""]))
+    name_width = max(map(cell_len, [*names, "PIPELINE"]))
+    room = width - status_width - start_width - duration_width - 4 * len(_GAP)
+    id_width = max(map(cell_len, ids))
+    if id_width > room - name_width:
+        # The start of an id will do for `show`, if it is no other's.
+        id_width = _unique_prefix(ids)
+    name_width = max(min(name_width, room - id_width), 4)
+
+    yield Text(
+        _GAP.join(
+            [
+                text.pad("RUN", id_width),
+                text.pad("STATUS" if words else "", status_width),
+                text.pad("PIPELINE", name_width),
+                text.pad("STARTED", start_width),
+                "TOOK".rjust(duration_width) if width >= 50 else "",
+            ]
+        ),
+        style="dim",
+    )
+    for run_id, status, name, start, taken in zip(ids, statuses, names, starts, durations, strict=True):
+        status.pad_right(status_width - status.cell_len)
+        yield Text.assemble(
+            text.pad(text.cut(run_id, id_width, ""), id_width),
+            _GAP,
+            status,
+            _GAP,
+            (text.pad(text.cut(name, name_width, glyphs.ellipsis), name_width), "bold"),
+            _GAP,
+            (text.pad(start, start_width), "dim"),
+            _GAP,
+            taken.rjust(duration_width),
+        )
+
+
+def _unique_prefix(ids: Sequence[str]) -> int:
+    longest = max(map(len, ids))
+    for length in range(_PREFIX, longest):
+        if len({run_id[:length] for run_id in ids}) == len(set(ids)):
+            return length
+    return longest
+
+
+def _start(run: PipelineExecution, short: bool) -> str:
+    moment = text.aware(run.get_started() or run.get_created())
+    if moment is None:
+        return ""
+    local = moment.astimezone()
+    if not short:
+        return f"{local:%Y-%m-%d %H:%M}"
+    return f"{local:%H:%M}" if local.date() == datetime.now().astimezone().date() else f"{local:%m-%d}"
+
+
+def _taken(run: PipelineExecution, now: datetime) -> timedelta | None:
+    started = text.aware(run.get_started())
+    if run.get_status() is Status.RUNNING and started is not None:
+        return max(now - started, timedelta())
+    return run.get_duration()
+
+
+def _say_none(output: Output, records: SqlPipelineStorage, filtered: bool) -> None:
+    if filtered:
+        output.say(f"No run in {records.url} is like that.")
+    else:
+        output.say(f"There are no runs in {records.url} yet. `otel-storage demo` makes some.")
+
+
+def _given_options(context: click.Context) -> list[str]:
+    """The options of this call that belong to the next page's, too."""
+    given: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in ("before", "as_json") or value in (None, (), parameter.get_default(context)):
+            continue
+        if parameter.name == "url":
+            given += url_arguments(str(value))
+        elif isinstance(value, datetime):
+            # An age would mean a later moment by then.
+            given += ["--since", value.isoformat(timespec="seconds")]
+        elif isinstance(value, (tuple, list)):
+            given += [word for each in value for word in (parameter.opts[0], str(each))]
+        else:
+            given += [parameter.opts[0], str(value)]
+    if context.params.get("as_json"):
+        given.append("--json")
+    return given

@@ -1,0 +1,60 @@
+"""The command as a whole: help, version, imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import ROOT, Execute, Invoke
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("demo",), ("runs",), ("show",), ("deliver",), ("db",), ("db", "upgrade"), ("db", "current")]
+)
+def test_help(words: tuple[str, ...], invoke: Invoke) -> None:
+    """Every command has help that fits a terminal of 80 columns."""
+    result = invoke(*words, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage:")
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_every_command_is_listed(invoke: Invoke) -> None:
+    """The help of the command names the others with what they do."""
+    listed = invoke("--help").stdout
+    for name in ("demo", "runs", "show", "deliver", "db"):
+        assert f"\n  {name} " in listed
+
+
+def test_unknown_command(invoke: Invoke) -> None:
+    """An unknown command is wrong usage."""
+    assert invoke("shwo").exit_code == 2
+
+
+def test_imports_are_light() -> None:
+    """The entry point imports neither Django, nor SQLAlchemy, nor OpenTelemetry, nor rich: completion and help are fast."""
+    heavy = "{'django', 'sqlalchemy', 'opentelemetry', 'rich', 'grpc'}"
+    code = f"import sys, otel_storage.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_module_is_the_command(execute: Execute) -> None:
+    """``python -m otel_storage.cli`` is the command, under its own name."""
+    done = execute("--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: otel-storage ")
+
+
+def test_demo_without_the_host(execute: Execute, tmp_path: object) -> None:
+    """Without django-pipelines the demo says what to install, in one line."""
+    code = (
+        "from otel_storage.results import host; host.is_installed = lambda: False; "
+        "from otel_storage.cli import main; main(['demo'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'otel-storage[django]'" in done.stderr
+    assert done.stderr.count("\n") == 1
