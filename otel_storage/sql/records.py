@@ -98,7 +98,11 @@ class IdentityMap:
         with self.database.read() as connection:
             rows = [dict(row) for row in connection.execute(statement).mappings()]
         parents = self._parents(kind, rows)
-        return [self.put(kind, row, parents.get(row.get(kind.parent_column, 0))) for row in rows]
+        if kind.parent_kind is None:
+            return [self.put(kind, row, None) for row in rows]
+        # A row without its parent is one that a cleanup has just removed.
+        known = ((row, parents.get(row[kind.parent_column])) for row in rows)
+        return [self.put(kind, row, parent) for row, parent in known if parent is not None]
 
     def _parents(self, kind: type[SqlRecord], rows: list[dict[str, Any]]) -> dict[int, SqlRecord]:
         if kind.parent_kind is None or not rows:

@@ -1,0 +1,102 @@
+"""Building a run, beside SQLAlchemy Core's bulk insert of the same rows and the host's ORM storage.
+
+``python -m tests.benchmarks.building [--url URL]``, in a checkout; ``--url`` names a PostgreSQL whose user may create
+databases. The target is twice Core's time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from typing import Any
+
+import click
+from sqlalchemy import insert, select
+
+from otel_storage import OtelPipelineStorage, SqlPipelineStorage
+from otel_storage.sql import schema
+from otel_storage.testing.pipelines import Runner
+from tests.benchmarks.measuring import Databases, Host, NullReporter, Prepared, best_of, databases, print_ratios
+
+SHAPES = {"1 x 1 x 10 000": (1, 1, 10_000), "100 x 10 x 10": (100, 10, 10)}
+SMALL = {"1 x 1 x 10": (1, 1, 10)}
+COLUMNS = {
+    "run": "pipeline results x tasks x results",
+    "storage": "storage",
+    "seconds": "seconds",
+    "ratio": "x Core",
+}
+
+
+@click.command()
+@click.option("--url", help="A PostgreSQL; a SQLite file if left out.")
+@click.option("--repeat", default=3, show_default=True, help="How often each is run; the best counts.")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--small", is_flag=True, help="A tiny run, to see that it works.")
+def main(url: str | None, repeat: int, as_json: bool, small: bool) -> None:
+    """Measure the building of runs."""
+    rows = []
+    with databases(url) as made:
+        host = Host(made.fresh())
+        for run, (per_pipeline, tasks, per_task) in (SMALL if small else SHAPES).items():
+            pipeline = host.pipeline(f"Run{per_pipeline}By{tasks}", tasks, per_task, per_pipeline)
+            seconds = best_of(_contenders(made, host, pipeline), repeat)
+            core = seconds["SQLAlchemy Core, bulk insert of the same rows"]
+            rows += [{"run": run, "storage": k, "seconds": v, "ratio": v / core} for k, v in seconds.items()]
+        print_ratios(f"Building a run on {made.engine}", rows, COLUMNS, as_json)
+
+
+def _contenders(made: Databases, host: Host, pipeline: Any) -> dict[str, Prepared]:
+    return {
+        "SQLAlchemy Core, bulk insert of the same rows": lambda: _core(made, pipeline),
+        "SqlPipelineStorage": lambda: _builder(_sql(made), pipeline),
+        "OtelPipelineStorage": lambda: _builder(_otel(made), pipeline),
+        "the host's ORM storage": lambda: _builder(host.storage, pipeline),
+    }
+
+
+def _builder(storage: Any, pipeline: Any) -> Callable[[], object]:
+    def build() -> None:
+        with closing(storage) if hasattr(storage, "close") else nullcontext():
+            storage.build_pipeline_execution(pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1})
+
+    return build
+
+
+def _core(made: Databases, pipeline: Any) -> Callable[[], object]:
+    """Insert the rows that our storage made of the pipeline, in one transaction."""
+    with closing(_sql(made)) as storage:
+        storage.build_pipeline_execution(pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1})
+        with storage.database.read() as connection:
+            rows = {
+                table: [
+                    {name: value for name, value in row._mapping.items() if value is not None}
+                    for row in connection.execute(select(table))
+                ]
+                for table in schema.LEVELS.values()
+            }
+    empty = _sql(made)
+
+    def insert_all() -> None:
+        with closing(empty), empty.database.engine.begin() as connection:
+            for table, of_table in rows.items():
+                connection.execute(insert(table), of_table)
+
+    return insert_all
+
+
+def _sql(made: Databases) -> SqlPipelineStorage:
+    storage = SqlPipelineStorage(made.fresh())
+    storage.upgrade()
+    return storage
+
+
+def _otel(made: Databases) -> OtelPipelineStorage:
+    storage = OtelPipelineStorage(url=made.fresh(), delivery="external")
+    storage.storage.upgrade()
+    return storage
+
+
+if __name__ == "__main__":
+    main()

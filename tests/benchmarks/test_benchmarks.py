@@ -1,0 +1,33 @@
+"""The benchmarks run, and print what they are for; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("building", ["--small"]), ("transitions", ["--tasks", "5"])],
+    ids=["building", "transitions"],
+)
+def test_a_benchmark_prints_its_ratios(module: str, arguments: list[str]) -> None:
+    """Every contender is there, with a ratio."""
+    process = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{module}", "--repeat", "1", "--json", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    storages = {row["storage"]: row["ratio"] for row in json.loads(process.stdout)["rows"]}
+    assert {"SqlPipelineStorage", "the host's ORM storage"} < storages.keys()
+    assert all(ratio > 0 for ratio in storages.values())
