@@ -27,6 +27,8 @@ POLL_INTERVAL = 5.0
 GATHER_INTERVAL = 0.5
 """Seconds from a change of state to its sending, in which others gather."""
 
+_MOST_CAUSES = 100
+
 EXIT_TIMEOUT = 5.0
 """Seconds that the exit of a process waits for what is due."""
 
@@ -103,11 +105,14 @@ class Delivery:
         self.start()
         return self._signal.request_round(deadline)
 
-    def deliver_due(self, on_progress: Callable[[DeliveryReport], None] | None = None) -> DeliveryReport:
-        """Send all that is due, and what waits for its next attempt too, in the thread that calls.
+    def deliver_due(
+        self, on_progress: Callable[[DeliveryReport], None] | None = None, *, retry_now: bool = True
+    ) -> DeliveryReport:
+        """Send all that is due, in the thread that calls.
 
         Args:
             on_progress: Called after every request, with the report so far.
+            retry_now: Send what waits for its next attempt too, and look again at the runs that are held.
 
         Raises:
             Exception: what the database raised.
@@ -115,7 +120,8 @@ class Delivery:
         token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
             with self._sending:
-                self.outbox.hasten()
+                if retry_now:
+                    self.outbox.hasten()
                 return self._counted(self._sender.send_due(on_progress))
         finally:
             detach(token)
@@ -181,7 +187,7 @@ class Delivery:
         return report
 
     def _complain(self, cause: str, where: str) -> None:
-        if cause in self._logged:
+        if cause in self._logged or len(self._logged) >= _MOST_CAUSES:
             return
         self._logged.add(cause)
         logger.warning("spans wait in the outbox, nothing is lost: %s: %s", where, cause)

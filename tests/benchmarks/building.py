@@ -12,7 +12,7 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 import click
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from otel_storage import OtelPipelineStorage, SqlPipelineStorage
 from otel_storage.sql import schema
@@ -78,10 +78,13 @@ def _core(made: Databases, pipeline: Any) -> Callable[[], object]:
             }
     empty = _sql(made)
 
+    def insert_rows(connection: Connection) -> None:
+        for table, of_table in rows.items():
+            connection.execute(insert(table), of_table)
+
     def insert_all() -> None:
-        with closing(empty), empty.database.engine.begin() as connection:
-            for table, of_table in rows.items():
-                connection.execute(insert(table), of_table)
+        with closing(empty):
+            empty.database.write(insert_rows)
 
     return insert_all
 

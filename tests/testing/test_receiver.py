@@ -12,8 +12,10 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
+import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -237,9 +239,7 @@ class TestRefusals:
         [
             pytest.param(b"\xff\xff\xff", PROTOBUF, 400, id="not protobuf"),
             pytest.param(b"\x00", {**PROTOBUF, "Content-Encoding": "gzip"}, 400, id="not gzip"),
-            pytest.param(
-                gzip.compress(b"x")[:-5], {**PROTOBUF, "Content-Encoding": "gzip"}, 400, id="cut gzip"
-            ),
+            pytest.param(gzip.compress(b"x")[:-5], {**PROTOBUF, "Content-Encoding": "gzip"}, 400, id="cut gzip"),
             pytest.param(b"\xff", {**PROTOBUF, "Content-Encoding": "deflate"}, 400, id="not deflate"),
             pytest.param(b"", {**PROTOBUF, "Content-Encoding": "br"}, 400, id="unknown encoding"),
             pytest.param(b"{}", {"Content-Type": "application/json"}, 415, id="json"),
@@ -248,9 +248,7 @@ class TestRefusals:
             pytest.param(None, {**PROTOBUF, "Transfer-Encoding": "chunked"}, 411, id="chunked"),
         ],
     )
-    def test_garbage(
-        self, receiver: OtlpReceiver, body: bytes | None, headers: dict[str, str], status: int
-    ) -> None:
+    def test_garbage(self, receiver: OtlpReceiver, body: bytes | None, headers: dict[str, str], status: int) -> None:
         """Each kind of garbage has its status, and the receiver works on."""
         assert ask(receiver, body, headers)[0] == status
         (request,) = receiver.requests
@@ -262,12 +260,8 @@ class TestRefusals:
         [
             pytest.param(SpanMessage(trace_id=b"short", span_id=b"12345678"), id="trace id"),
             pytest.param(SpanMessage(trace_id=b"1" * 16, span_id=bytes(8)), id="zero span id"),
-            pytest.param(
-                SpanMessage(trace_id=b"1" * 16, span_id=b"12345678", parent_span_id=b"1"), id="parent id"
-            ),
-            pytest.param(
-                SpanMessage(trace_id=b"1" * 16, span_id=b"12345678", links=[SpanMessage.Link()]), id="link"
-            ),
+            pytest.param(SpanMessage(trace_id=b"1" * 16, span_id=b"12345678", parent_span_id=b"1"), id="parent id"),
+            pytest.param(SpanMessage(trace_id=b"1" * 16, span_id=b"12345678", links=[SpanMessage.Link()]), id="link"),
         ],
     )
     def test_malformed_ids(self, receiver: OtlpReceiver, span: SpanMessage) -> None:
@@ -351,9 +345,11 @@ class TestFaults:
 
     @pytest.mark.parametrize("status", [200, 302])
     def test_the_exporter_believes_a_lie(self, receiver: OtlpReceiver, export: Export, status: int) -> None:
-        """A redirect, or a 200 from something that is no collector, is a success to it: nothing was taken."""
+        """A 200 from something that is no collector is a success to it; so is a redirect that it does not follow."""
         receiver.misbehave(Respond(status))
-        assert export("a") is SpanExportResult.SUCCESS
+        result = export("a")
+        followed = len(receiver.requests) > 1
+        assert result is (SpanExportResult.FAILURE if followed else SpanExportResult.SUCCESS)
         assert not receiver.requests[0].accepted
         assert receiver.spans == []
 
@@ -425,7 +421,8 @@ class TestFaults:
         """A sender that gives up does not know that its spans were taken."""
         receiver.misbehave(Slow(3_600))
         exporter = OTLPSpanExporter(endpoint=receiver.traces_endpoint, timeout=0.1)
-        assert exporter.export([sdk_span("a")]) is SpanExportResult.FAILURE
+        with suppress(requests.exceptions.Timeout):  # OpenTelemetry 1.36 and older raise it
+            assert exporter.export([sdk_span("a")]) is SpanExportResult.FAILURE
         assert receiver.wait_for(1)
         assert receiver.requests[0].status is None
 
@@ -497,9 +494,7 @@ class TestFaults:
         assert ask(receiver, body_of("a"))[0] == 401
         assert ask(receiver, body_of("a"), {**PROTOBUF, "X-Key": "right"})[0] == 200
 
-    def test_a_fault_that_raises_is_seen(
-        self, receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_fault_that_raises_is_seen(self, receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture) -> None:
         """A mistake in a test's own predicate is a 500 and a logged traceback, not a passing test."""
         receiver.misbehave(RefuseSpan(lambda span: bool(span.attributes["absent"])))
         assert ask(receiver, body_of("a"))[0] == 500

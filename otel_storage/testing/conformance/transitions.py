@@ -484,6 +484,7 @@ class StrictTransitionRules(StorageFixtures):
             loser.report_status_change(reporter, late, message="late", propagate=False)
 
             now = fresh(storage, loser)
+            assert loser.get_status() is now.get_status(), "an object that has reported knows better"
             if late in ADVANCES[first]:
                 assert now.get_status() is late
                 assert now.get_started() == stored[1]
@@ -534,6 +535,8 @@ class StrictTransitionRules(StorageFixtures):
         assert statuses(stored) == [CANCELLED, RUNTIME_ERROR, RUNTIME_ERROR, RUNTIME_ERROR]
         assert stored[0].get_status_message() == "by hand"
         assert reporter.reports == [told(record, RUNTIME_ERROR, "broken") for record in stored[1:]]
+        above = task_result.get_task_execution().get_pipeline_result().get_pipeline_execution()
+        assert above.get_status() is CANCELLED
 
     def test_parents_of_parallel_tasks_start_once(
         self,
