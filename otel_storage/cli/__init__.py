@@ -31,7 +31,9 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
-        click.echo(f"otel-storage: {' '.join(self.format_message().split())}", file=file or sys.stderr)
+        from otel_storage.cli.text import one_line
+
+        click.echo(f"otel-storage: {one_line(self.format_message())}", file=file or sys.stderr)
 
 
 class _Commands(click.Group):

@@ -86,7 +86,8 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
         while not stopped:
             pause = storage.delivery.poll_interval
             try:
-                report = storage.delivery.deliver_due()
+                # The first time at once, then when each is due.
+                report = storage.delivery.deliver_due(retry_now=told is None)
                 status = storage.storage.outbox.status()
             except (DatabaseUnavailable, SQLAlchemyError) as error:
                 # A database that restarts ends no sender.

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from otel_storage.cli import Failure, run_tree, text, waterfall
-from otel_storage.cli.options import json_option, quiet_logs, url_arguments, url_option
+from otel_storage.cli.options import json_option, quiet_logs, url_arguments
 from otel_storage.cli.output import Output
 from otel_storage.cli.run_tree import Node
 from otel_storage.results import clock, config, host
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from otel_storage.composite import OtelPipelineStorage
     from otel_storage.results.base import PipelineStorageObject
 
-_PATIENCE = 5.0
+_PATIENCE = 3.0
 """Seconds that a collector has to accept the spans before they are said to wait."""
 
 COLLECTOR_ENDPOINT = "http://localhost:4318/v1/traces"
@@ -36,7 +36,7 @@ COLLECTOR_COMMAND = [
     *("docker", "run", "--rm"),
     *("-p", "127.0.0.1:4318:4318"),
     *("-p", "127.0.0.1:16686:16686"),
-    "jaegertracing/jaeger:2.11.0",
+    "jaegertracing/jaeger:latest",
 ]
 """Receives OTLP and shows traces at :data:`VIEWER_URL`, with nothing to configure."""
 VIEWER_URL = "http://localhost:16686/trace/"
@@ -54,13 +54,18 @@ class Spans:
 
 
 @click.command()
-@url_option
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Where the runs are stored, as a SQLAlchemy URL. Default: $OTEL_STORAGE_URL, else "
+    "sqlite:///otel_storage.db, a file in this folder.",
+)
 @json_option
 def demo(url: str | None, as_json: bool) -> None:
     """Run three small pipelines and show what became of them.
 
-    One succeeds, one fails in the middle and one is badly configured. They are run by django-pipelines, and stored in
-    the database of --url, else of $OTEL_STORAGE_URL, else in otel_storage.db in this folder. No collector is needed.
+    One succeeds, one fails in the middle and one is badly configured. They are run by django-pipelines itself, with
+    settings of the demo's own. No collector is needed.
 
     \b
     JSON keys: storage (its URL), runs (as show --json has them), spans: state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from otel_storage.results import config, host
+from otel_storage.results import config
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def url_option(command: Command) -> Command:
     return click.option(
         "--url",
         metavar="URL",
-        help="The database, as a SQLAlchemy URL. Default: the one of the configured storage (the setting "
-        f"{config.SETTING}), else $OTEL_STORAGE_URL, else sqlite:///otel_storage.db.",
+        help="The database, as a SQLAlchemy URL. Default: that of the configured storage "
+        f"({config.SETTING}), else of $OTEL_STORAGE_URL, else sqlite:///otel_storage.db.",
     )(command)
 
 
@@ -112,15 +113,13 @@ def _open(url: str | None) -> PipelineStorage:
 
 def _set_up_django() -> None:
     module = os.environ.get("DJANGO_SETTINGS_MODULE")
-    if not module or not host.is_installed():
+    if not module:
         return
-    import sys
-
-    import django
-
     # A project's settings lie beside its manage.py; an entry point does not have that folder on its path.
     sys.path.insert(0, str(Path.cwd()))
     try:
+        import django
+
         django.setup()
     except Exception as error:
         raise ConfigurationError(

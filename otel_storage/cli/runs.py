@@ -50,13 +50,16 @@ def parse_since(_context: click.Context, _option: click.Parameter, value: str | 
     "--status",
     "statuses",
     multiple=True,
+    metavar="STATUS",
     type=click.Choice([status.value for status in Status], case_sensitive=False),
-    help="Only runs in this status; may be given more than once.",
+    help=f"Only runs in this status: {', '.join(status.value for status in Status)}. May be given more than once.",
 )
 @click.option(
     "--since", metavar="AGE", callback=parse_since, help="Only runs built since: 30m, 12h, 7d, or an ISO date or time."
 )
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Runs on a page.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1, 1000), default=20, show_default=True, help="Runs on a page."
+)
 @click.option(
     "--before", type=click.IntRange(1), metavar="CURSOR", help="The next page: the command for it is told on stderr."
 )
@@ -75,7 +78,8 @@ def runs(
 
     \b
     JSON keys: runs (run_id, pipeline_id, status, created, started, completed,
-    duration in seconds, message, trace_id), next (the cursor for --before, or null).
+    duration in seconds, message, trace_id); next (the cursor for --before, or
+    null: there are no more).
     """
     output = Output(as_json)
     with open_records(url) as records:

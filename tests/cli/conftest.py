@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.base import PipelineExecution
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.testing.clock import ManualClock
+from otel_storage.testing.clock import START, ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +75,8 @@ def execute(tmp_path: Path) -> Execute:
 class Runs:
     """Builds runs in a database, at times that the test decides."""
 
-    def __init__(self, url: str) -> None:
-        self.clock = ManualClock()
+    def __init__(self, url: str, start: datetime = START) -> None:
+        self.clock = ManualClock(start)
         self.storage = OtelPipelineStorage(SqlPipelineStorage(url, clock=self.clock), delivery="external")
         self.reporter = RecordingReporter()
 

@@ -8,16 +8,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
 
+from otel_storage.results import clock
+from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.testing.receiver import OtlpReceiver, RefuseSpan, Respond
 from tests.cli.conftest import ROOT, Invoke, Runs
 
 RUN_ID = "6f1d3c0e-8b0f-4b8e-9b57-0a7c6d0f2b11"
 SPANS = 6
 """Of a run of two tasks: one for each record."""
+
+
+@pytest.fixture
+def runs(sqlite_url: str) -> Iterator[Runs]:
+    """An empty SQLite database to build runs in that are recent: old spans expire."""
+    made = Runs(sqlite_url, clock.now() - timedelta(minutes=1))
+    yield made
+    made.storage.close()
 
 
 @pytest.fixture
@@ -125,11 +135,27 @@ def test_refused_span(runs: Runs, sqlite_url: str, receiver: OtlpReceiver, invok
 def test_held_run_is_explained(runs: Runs, sqlite_url: str, receiver: OtlpReceiver, invoke: Invoke) -> None:
     """A finished run whose records may still change is no error; what it waits for is told."""
     execution = runs.build(RUN_ID)
-    execution.report_status_change(runs.reporter, execution.get_status().CANCELLED)
-    # Built just now, as far as the command's own clock can tell.
+    task_result = execution.get_pipeline_results()[0].get_task_executions()[0].get_task_results()[0]
+    task_result.report_status_change(runs.reporter, Status.RUNNING)
+    execution.report_status_change(runs.reporter, Status.CANCELLED)
     result = invoke("deliver", "--url", sqlite_url)
     assert result.exit_code == 0
-    assert "refused" not in result.stdout
+    [held] = [line for line in result.stdout.splitlines() if line.startswith("held")]
+    assert held.split()[1] == "1"
+    assert "RUNNING" in held
+    assert receiver.spans == []
+
+
+def test_old_spans_are_told(sqlite_url: str, receiver: OtlpReceiver, invoke: Invoke) -> None:
+    """Spans that are too old to be sent are counted, loudly."""
+    old = Runs(sqlite_url)
+    old.finish(old.build(RUN_ID))
+    old.storage.close()
+    result = invoke("deliver", "--url", sqlite_url, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert (document["expired"], document["outbox"]["expired"]) == (3, 3)
+    assert "too old" in result.stderr
 
 
 def test_storage_without_spans(sqlite_url: str, runs: Runs, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,13 +179,16 @@ def test_watch(number: signal.Signals, code: int, runs: Runs, sqlite_url: str, r
         text=True,
     ) as process:
         assert process.stdout is not None
-        first = json.loads(process.stdout.readline())
-        assert first["sent"] == SPANS
-        assert first["at"]
-        runs.finish(runs.build("00000000-0000-4000-8000-000000000000"))
-        assert json.loads(process.stdout.readline())["sent"] == SPANS
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=20)
+        try:
+            first = json.loads(process.stdout.readline())
+            assert first["sent"] == SPANS
+            assert first["at"]
+            runs.finish(runs.build("00000000-0000-4000-8000-000000000000"))
+            assert json.loads(process.stdout.readline())["sent"] == SPANS
+            process.send_signal(number)
+            stdout, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()
         assert process.returncode == code
     assert stdout == ""
     assert "Traceback" not in stderr
@@ -177,7 +206,7 @@ def test_figures_fit(
     assert all(len(line) <= 40 for line in lines)
 
 
-def test_seeded_password_is_not_told(runs: Runs, sqlite_url: str, invoke: Invoke, tmp_path: Path) -> None:
+def test_seeded_password_is_not_told(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
     """An endpoint's credentials are in nothing that is printed."""
     runs.finish(runs.build(RUN_ID))
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:seeded-secret@127.0.0.1:9"}

@@ -34,7 +34,7 @@ def test_unknown_command(invoke: Invoke) -> None:
 
 
 def test_imports_are_light() -> None:
-    """The entry point imports neither Django, nor SQLAlchemy, nor OpenTelemetry, nor rich: completion and help are fast."""
+    """The entry point imports neither Django, SQLAlchemy, OpenTelemetry nor rich: commands import what they need."""
     heavy = "{'django', 'sqlalchemy', 'opentelemetry', 'rich', 'grpc'}"
     code = f"import sys, otel_storage.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -48,7 +48,7 @@ def test_module_is_the_command(execute: Execute) -> None:
     assert done.stdout.startswith("Usage: otel-storage ")
 
 
-def test_demo_without_the_host(execute: Execute, tmp_path: object) -> None:
+def test_demo_without_the_host() -> None:
     """Without django-pipelines the demo says what to install, in one line."""
     code = (
         "from otel_storage.results import host; host.is_installed = lambda: False; "
