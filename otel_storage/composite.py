@@ -87,6 +87,10 @@ class OtelPipelineStorage(PipelineStorage):
             raise ConfigurationError(f'delivery is {delivery!r:.50}; use "thread" or "external"')
         settling = Settling(_duration(settle_quiet, "settle_quiet"), _duration(settle_after, "settle_after"))
         age = _duration(max_age, "max_age")
+        if age <= settling.after:
+            raise ConfigurationError("max_age must be longer than settle_after: final runs wait so long to be sent")
+        if exporter is not None and _is_path(exporter):
+            config.import_path(config.split(exporter, "exporter")[0], "exporter")
         self.storage = _storage(storage, url, durable, clock)
         """The storage that keeps the records."""
         self._owns_storage = self.storage is not storage
@@ -115,7 +119,8 @@ class OtelPipelineStorage(PipelineStorage):
 
         Returns:
             True when all that was due at the call is acknowledged. Runs whose parents wait for the records below them
-            do not count, nor does what another process is sending.
+            do not count, nor does what another process is sending. With ``delivery="external"`` it waits for the
+            process that sends, and is False if none does.
         """
         return self.delivery.flush(timeout)
 
@@ -132,13 +137,18 @@ class OtelPipelineStorage(PipelineStorage):
     def _delivery(self, settling: Settling, max_age: timedelta, *, threaded: bool) -> Delivery:
         # Imported here, as what exports is: a process that only reads needs none of it.
         from otel_storage.telemetry.delivery import Delivery
+        from otel_storage.telemetry.run_trace import is_disabled
         from otel_storage.telemetry.sending import Sender, SendingRules
 
         rules = SendingRules(max_age=max_age, settling=settling)
         sender = Sender(self.storage.outbox, self._open_exporter, rules, self.storage.clock)
-        is_path = self._exporter is None or isinstance(self._exporter, (str, tuple, list))
         return Delivery(
-            self.storage.outbox, sender, threaded=threaded, describe=self._describe, serves_children=is_path
+            self.storage.outbox,
+            sender,
+            self.storage.clock,
+            threaded=threaded and not is_disabled(),
+            describe=self._describe,
+            serves_children=self._exporter is None or _is_path(self._exporter),
         )
 
     def _open_exporter(self) -> AcknowledgedExporter:
@@ -147,12 +157,18 @@ class OtelPipelineStorage(PipelineStorage):
         return open_exporter(self._exporter)
 
     def _describe(self) -> str:
-        exporter = self._open_exporter()
-        try:
+        if self._exporter is None:
+            # OpenTelemetry's exporters connect to nothing before they export.
+            exporter = self._open_exporter()
+            exporter.shutdown()
             return exporter.description
-        finally:
-            if self._exporter is None or isinstance(self._exporter, (str, tuple, list)):
-                exporter.shutdown()
+        if _is_path(self._exporter):
+            return config.split(self._exporter, "exporter")[0]
+        return f"{type(self._exporter).__module__}.{type(self._exporter).__qualname__}"
+
+
+def _is_path(spec: object) -> bool:
+    return isinstance(spec, (str, tuple, list))
 
 
 def _storage(storage: Any, url: str | URL | None, durable: bool, clock: Clock) -> SqlPipelineStorage:

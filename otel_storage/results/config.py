@@ -6,8 +6,10 @@ is wrong: path, module, attribute, type or arguments.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -36,6 +38,19 @@ def configured_storage() -> tuple[type[PipelineStorage], dict[str, Any]]:
         ConfigurationError: the setting cannot be used.
     """
     return storage_class(_setting())
+
+
+def check_setting() -> None:
+    """Look for what is wrong with the setting, without making the storage.
+
+    Raises:
+        ConfigurationError: which part of the setting cannot be used.
+    """
+    cls, kwargs = configured_storage()
+    try:
+        inspect.signature(cls).bind(**kwargs)
+    except TypeError as error:
+        raise ConfigurationError(_refused(SETTING, f"{cls.__module__}.{cls.__qualname__}", error)) from error
 
 
 def storage_class(spec: Spec, what: str = SETTING) -> tuple[type[PipelineStorage], dict[str, Any]]:
@@ -83,7 +98,7 @@ def instantiate(factory: Any, kwargs: Mapping[str, Any], what: str, path: str) -
     except TypeError as error:
         # Only the call's own mismatch is the setting's fault; a TypeError from deeper is a fault of the factory.
         if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-            raise ConfigurationError(f"{what}: {path} does not take these arguments: {error}") from error
+            raise ConfigurationError(_refused(what, path, error)) from error
         raise
 
 
@@ -105,7 +120,9 @@ def import_path(path: str, what: str) -> Any:
     """What the dotted path names."""
     module_name, _, attribute = path.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in path.split(".")):
-        raise ConfigurationError(f"{what}: {path!r:.200} is not a dotted path such as {DEFAULT!r}")
+        # What is no path may be a URL or a pair as text, with a password in it.
+        shown = repr(path) if re.fullmatch(r"[\w.\- ]{0,200}", path) else "the value"
+        raise ConfigurationError(f"{what}: {shown} is not a dotted path such as {DEFAULT!r}")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -116,7 +133,14 @@ def import_path(path: str, what: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError as error:
+        # One from deeper is a fault of what the module loads for this attribute.
+        if error.obj is not module:
+            raise
         raise ConfigurationError(f"{what}: module {module_name!r} has no attribute {attribute!r}") from error
+
+
+def _refused(what: str, path: str, error: TypeError) -> str:
+    return f"{what}: {path} does not take these arguments: {error}"
 
 
 def _setting() -> Spec:

@@ -36,7 +36,12 @@ def get_pipeline_results_storage() -> PipelineStorage:
     """
     global _storage
     if _host_decides():
-        storage: PipelineStorage = host.load("results.helpers").get_pipeline_results_storage()
+        try:
+            storage: PipelineStorage = host.load("results.helpers").get_pipeline_results_storage()
+        except (ImportError, TypeError, ValueError):
+            # The host's own errors do not name the setting.
+            config.check_setting()
+            raise
         return storage
     with _lock:
         if _storage is None:

@@ -86,11 +86,11 @@ class Outbox(Protocol):
     Every method is a transaction of its own, or several, and may raise what the database does.
     """
 
-    def claim_task_results(self, limit: int, lease: timedelta) -> Claims:
-        """Claim up to ``limit`` references of task results that are due, oldest first."""
+    def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
+        """Claim up to ``limit`` references of task results that are due, or were by ``due_by``, oldest first."""
 
-    def claim_runs(self, limit: int, lease: timedelta, rule: Settling) -> Claims:
-        """Claim up to ``limit`` references of runs that are due and have settled.
+    def claim_runs(self, limit: int, lease: timedelta, rule: Settling, due_by: datetime | None = None) -> Claims:
+        """Claim up to ``limit`` references of runs that are due, or were by ``due_by``, and have settled.
 
         A run has settled when it is final, the spans of its task results are acknowledged, none of them is RUNNING, and
         neither is one PENDING nor a pipeline result RUNNING, or nothing in the run has changed for a while. What its
@@ -119,5 +119,8 @@ class Outbox(Protocol):
     def status(self) -> OutboxStatus:
         """How many references there are, by what they wait for."""
 
-    def has_due(self) -> bool:
-        """Whether anything is due, in nobody's hands or in a sender's."""
+    def last_id(self) -> int:
+        """The id of the newest reference; 0 if there is none."""
+
+    def has_unsent(self, last_id: int, due_by: datetime) -> bool:
+        """Whether a reference up to ``last_id`` waits that was due by then or was sent in vain since."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select
+from sqlalchemy import Connection, Select, Table, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from otel_storage.results.exceptions import InvalidInput, RunExists
@@ -88,8 +88,14 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
         RunExists: there is a run of this id.
     """
     execution = {**plan.execution, "trace": trace}
+    attempts = 0
 
     def work(connection: Connection) -> Rows:
+        nonlocal attempts
+        attempts += 1
+        # An earlier attempt may have been committed although its answer was lost.
+        if attempts > 1 and (stored := _stored(connection, execution)) is not None:
+            return stored
         ids = _IdSource(connection)
         rows = Rows([execution], *_children(plan, execution, ids))
         if is_traced:
@@ -104,17 +110,35 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
         raise _conflict(database, error, execution["run_id"]) from None
 
 
+def _stored(connection: Connection, execution: Row) -> Rows | None:
+    """The rows of the run if it is there just as it was to be built; None if it is not."""
+    table = schema.pipeline_execution
+    row = connection.execute(select(table).where(table.c.run_id == execution["run_id"])).mappings().first()
+    if row is None or (row["created"], row["trace"]) != (execution["created"], execution["trace"]):
+        return None
+    children = (
+        [dict(child) for child in connection.execute(_of_run(level, row["id"])).mappings()]
+        for level in (schema.pipeline_result, schema.task_execution, schema.task_result)
+    )
+    return Rows([dict(row)], *children)
+
+
+def _of_run(table: Table, execution_id: int) -> Select[Any]:
+    return select(table).where(table.c.execution_id == execution_id).order_by(table.c.id)
+
+
 def announce(records: IdentityMap, rows: Rows, reporter: Reporter) -> SqlPipelineExecution:
     """Report PENDING for every record, level by level, from the top down; returns the execution."""
     execution: SqlPipelineExecution
     [execution] = _records(records, SqlPipelineExecution, rows.executions, {})
     _report(reporter, "report_pipeline_execution", [execution])
-    pipeline_results = _records(records, SqlPipelineResult, rows.pipeline_results, {execution.id: execution})
+    pipeline_results = list(_records(records, SqlPipelineResult, rows.pipeline_results, {execution.id: execution}))
     _report(reporter, "report_pipeline_result", pipeline_results)
     by_id: dict[int, SqlRecord] = {record.id: record for record in pipeline_results}
-    task_executions = _records(records, SqlTaskExecution, rows.task_executions, by_id)
+    task_executions = list(_records(records, SqlTaskExecution, rows.task_executions, by_id))
     _report(reporter, "report_task_execution", task_executions)
     by_id = {record.id: record for record in task_executions}
+    # There may be very many, so each lives no longer than the reporter wants it.
     _report(reporter, "report_task_result", _records(records, SqlTaskResult, rows.task_results, by_id))
     return execution
 
@@ -258,8 +282,11 @@ _UNSET = dict.fromkeys(
 )
 
 
-def _records(records: IdentityMap, kind: type[Any], rows: Sequence[Row], parents: Mapping[int, SqlRecord]) -> list[Any]:
-    return [records.put(kind, {**_UNSET, **row}, parents.get(row.get(kind.parent_column, 0))) for row in rows]
+def _records(
+    records: IdentityMap, kind: type[Any], rows: Iterable[Row], parents: Mapping[int, SqlRecord]
+) -> Iterator[Any]:
+    for row in rows:
+        yield records.put(kind, {**_UNSET, **row}, parents.get(row.get(kind.parent_column, 0)))
 
 
 def _report(reporter: Reporter, method: str, records: Iterable[SqlRecord]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -163,10 +164,12 @@ class Database:
 
     def _upgrade(self, connection: Connection) -> None:
         connection.rollback()
+        # One process migrates, the others wait for its lock and find it done.
         if self.dialect == "sqlite":
-            # One process migrates, the others wait for its lock and find it done.
             connection = connection.execution_options(**_IMMEDIATE)
         with connection.begin():
+            if self.dialect == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
             migrate.upgrade(connection, self.url)
 
     def _transaction(self, work: Callable[[Connection], Result]) -> Result:
@@ -186,12 +189,20 @@ class Database:
         except PoolTimeoutError as error:
             raise DatabaseUnavailable(f"no connection to {self.url} came free: {error}") from error
         except (OperationalError, InterfaceError, DatabaseError) as error:
+            raise DatabaseUnavailable(self._unavailable(error.orig)) from error
+        except ValueError as error:
+            # A host name that is none, or a file name with a NUL in it: no driver turns these into errors of its own.
             raise DatabaseUnavailable(self._unavailable(error)) from error
         with connection:
-            yield connection
+            try:
+                yield connection
+            except DBAPIError as error:
+                if _is_not_writable(error):
+                    raise DatabaseUnavailable(self._unavailable(error.orig)) from error
+                raise
 
-    def _unavailable(self, error: DBAPIError) -> str:
-        cause = " ".join(str(error.orig).split())
+    def _unavailable(self, error: BaseException | None) -> str:
+        cause = " ".join(str(error).split())
         if self.dialect == "sqlite":
             mend = "check that the folder exists and that the file may be written and is a SQLite database"
         else:
@@ -210,6 +221,9 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _IMMEDIATE: dict[str, Any] = {"otel_storage_begin": "BEGIN IMMEDIATE"}
+
+_UPGRADE_LOCK = 0x6F74656C5F73746F
+"""Advisory locks of a PostgreSQL database have numbers that all its users share: this is "otel_sto" in ASCII."""
 
 
 def display_url(url: URL) -> str:
@@ -243,6 +257,9 @@ def _parse(url: str | URL, source: str) -> URL:
         raise ConfigurationError(
             f"{source} is not a database URL; use e.g. sqlite:///runs.db or postgresql+psycopg://user:password@host/name"
         ) from None
+    if "@" in (parsed.host or ""):
+        # What follows the first @ of a password is taken for part of the host, and would be shown.
+        raise ConfigurationError(f"{source} has more than one @; in a user name or password write it as %40")
     return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
 
 
@@ -268,8 +285,11 @@ def _create_engine(url: URL, durable: bool) -> Engine:
         if _is_memory(url):
             # The database lives in its one connection, which threads take turns to use.
             options.update(poolclass=QueuePool, pool_size=1, max_overflow=0)
-    elif backend == "postgresql" and "connect_timeout" not in url.query:
-        options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT}
+    else:
+        # A query is not run again, so it must not be the one to find that the server was restarted.
+        options["pool_pre_ping"] = True
+        if backend == "postgresql" and "connect_timeout" not in url.query:
+            options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT}
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError:
@@ -280,6 +300,12 @@ def _create_engine(url: URL, durable: bool) -> Engine:
         extra = _EXTRAS.get(error.name or "")
         mend = f"pip install 'otel-storage[{extra}]'" if extra else f"install the module {error.name!r}"
         raise ConfigurationError(f"the driver of {url.drivername} is not installed: {mend}") from error
+    except (ArgumentError, ValueError, TypeError):
+        # The original error prints the URL, and so what is secret in its query.
+        raise ConfigurationError(
+            f"the database URL {display_url(url)} cannot be used; check its parts against "
+            "sqlite:///runs.db (three slashes) or postgresql+psycopg://user:password@host:5432/name"
+        ) from None
     if backend == "sqlite":
         _configure_sqlite(engine, durable)
     return engine
@@ -292,7 +318,7 @@ def _configure_sqlite(engine: Engine, durable: bool) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(cursor)
         cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
@@ -302,6 +328,26 @@ def _configure_sqlite(engine: Engine, durable: bool) -> None:
         statement = connection.get_execution_options().get("otel_storage_begin")
         if statement:
             connection.exec_driver_sql(statement)
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Switch the file to WAL, waiting for others: SQLite says at once that it is busy, whatever ``busy_timeout`` is."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def _is_not_writable(error: DBAPIError) -> bool:
+    """Whether SQLite says, only when it comes to a statement, that the file or its folder may not be written."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    # The lower byte is the primary code, https://www.sqlite.org/rescode.html.
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 def _is_deadlock(error: DBAPIError) -> bool:

@@ -37,18 +37,18 @@ class SqlOutbox:
         self._database = database
         self._clock = clock
 
-    def claim_task_results(self, limit: int, lease: timedelta) -> Claims:
+    def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
         """Claim references of task results that are due, oldest first."""
-        token, rows = self._claim(TASK_RESULT, (WAITING,), limit, lease)
+        token, rows = self._claim(TASK_RESULT, (WAITING,), limit, lease, due_by)
         if not rows:
             return Claims(token, (), 0)
         with self._database.read() as connection:
             found = snapshots.task_results(connection, [row.record_id for row in rows])
         return self._claims(token, rows, found)
 
-    def claim_runs(self, limit: int, lease: timedelta, rule: Settling) -> Claims:
+    def claim_runs(self, limit: int, lease: timedelta, rule: Settling, due_by: datetime | None = None) -> Claims:
         """Claim references of runs that are due and have settled; the others are held, to be looked at later."""
-        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease)
+        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease, due_by)
         if not rows:
             return Claims(token, (), 0)
         now = self._clock()
@@ -109,9 +109,15 @@ class SqlOutbox:
             statement = update(_outbox).where(is_late).values(due=now)
             self._database.write(lambda connection: connection.execute(statement))
 
-    def has_due(self) -> bool:
-        """Whether anything is due, in nobody's hands or in a sender's."""
-        return self._exists(and_(_outbox.c.state == WAITING, _outbox.c.due <= self._clock()))
+    def last_id(self) -> int:
+        """The id of the newest reference; 0 if there is none."""
+        with self._database.read() as connection:
+            return connection.execute(select(func.max(_outbox.c.id))).scalar() or 0
+
+    def has_unsent(self, last_id: int, due_by: datetime) -> bool:
+        """Whether a reference up to ``last_id`` waits that was due by then or was sent in vain since."""
+        is_meant = or_(_outbox.c.due <= due_by, and_(_outbox.c.due.is_not(None), _outbox.c.attempts > 0))
+        return self._exists(and_(_outbox.c.state == WAITING, _outbox.c.id <= last_id, is_meant))
 
     def status(self) -> OutboxStatus:
         """How many references there are, by what they wait for."""
@@ -144,10 +150,13 @@ class SqlOutbox:
         fields: dict[str, Any] = {name: int(getattr(row, name)) for name in parts}
         return OutboxStatus(**fields, **errors, oldest=row.oldest)
 
-    def _claim(self, kind: str, states: Sequence[str], limit: int, lease: timedelta) -> tuple[str, Sequence[Any]]:
+    def _claim(
+        self, kind: str, states: Sequence[str], limit: int, lease: timedelta, due_by: datetime | None
+    ) -> tuple[str, Sequence[Any]]:
         token = uuid.uuid4().hex
         now = self._clock()
-        is_claimable = and_(_outbox.c.state.in_(states), _outbox.c.kind == kind, _outbox.c.due <= now, _is_free(now))
+        due_by = now if due_by is None else due_by
+        is_claimable = and_(_outbox.c.state.in_(states), _outbox.c.kind == kind, _outbox.c.due <= due_by, _is_free(now))
         # A look without the write lock: an idle sender must not make writers wait.
         if not self._exists(is_claimable):
             return token, ()

@@ -18,7 +18,7 @@ from otel_storage.results.base import (
     TaskExecution,
     TaskResult,
 )
-from otel_storage.results.exceptions import InvalidInput, RecordIsFinal
+from otel_storage.results.exceptions import InvalidInput, RecordDeleted, RecordIsFinal, StatusConflict
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
 from otel_storage.sql import schema, transitions
 from otel_storage.sql.sequences import SqlSequence
@@ -280,8 +280,16 @@ class SqlRecord(PipelineStorageObject):
             RecordDeleted: the record is no longer stored.
         """
         buffered, self._buffer = self._buffer, {}
-        if buffered:
-            transitions.save(self, buffered)
+        if not buffered:
+            return
+        try:
+            transitions.save(self, dict(buffered))
+        except (StatusConflict, RecordIsFinal, RecordDeleted):
+            raise
+        except Exception:
+            # The database failed: what was set can be saved again.
+            self._buffer = {**buffered, **self._buffer}
+            raise
 
     def _get_propagate_parent(self) -> SqlRecord | None:
         return self._parent

@@ -107,6 +107,8 @@ class SqlPipelineStorage(PipelineStorage):
         rows = build.store(self.database, plan, None if trace is None else json.dumps(trace), is_traced=is_traced)
         if self.listener is not None and trace is not None:
             self.listener.run_built(run_id, rows.executions[0]["id"], trace)
+            if is_traced and not build_all:
+                self.listener.committed()
         return build.announce(self._records(), rows, reporter)
 
     def get_pipeline_digest(self) -> PipelineDigest:

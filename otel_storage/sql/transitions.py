@@ -52,7 +52,7 @@ def report(
     listener = record.listener if record.content_type_name == TASK_RESULT else None
     try:
         text = storable(message or "")
-        failure = capture_failure(text) if _may_have_failure(record, status) else None
+        failure = capture_failure(message or "") if _may_have_failure(record, status) else None
         change = Change(status, record.records.clock(), text, failure)
         for winner in advance(record, change, propagate=propagate):
             reporter.report_context_object(winner, status, changed_state(status, message))
@@ -92,10 +92,14 @@ def advance(
         nonlocal attempts
         attempts += 1
         winners.clear()
+        # An earlier attempt may have been committed although its answer was lost: then all was done by it.
+        if attempts > 1 and _was_ours(connection, record, change):
+            winners.extend(link for link in chain if _was_ours(connection, link, change))
+            return True
         for link in chain:
             if _update(connection, link, change, fields if link is record else None):
                 winners.append(link)
-            elif link is record and not (attempts > 1 and _was_ours(connection, record, change)):
+            elif link is record:
                 raise _NotAdvancing
         return _write_references(connection, record, winners, change)
 
@@ -161,7 +165,7 @@ def _update_statement(kind: str, status: PipelineTaskStatus) -> Update:
 
 
 def _was_ours(connection: Connection, record: SqlRecord, change: Change) -> bool:
-    """Whether the row holds just this change: an earlier attempt was committed though its answer was lost."""
+    """Whether the row holds just this change."""
     table = record.table
     row = connection.execute(
         select(table.c.status, table.c.started, table.c.completed).where(table.c.id == record.id)

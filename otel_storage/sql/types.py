@@ -89,11 +89,15 @@ def dump_json(value: Any, what: str) -> str | None:
     if value is None:
         return None
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(
             f"{what} cannot be stored as JSON: {error}; use strings, finite numbers, booleans, None, lists and dicts"
         ) from error
+
+
+# json.dumps would make an encoder for each value.
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def load_json(text: str | None) -> Any:

@@ -17,6 +17,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 from otel_storage.telemetry.sending import DeliveryReport, Sender
 
 if TYPE_CHECKING:
+    from otel_storage.results.clock import Clock
     from otel_storage.results.outbox import Outbox
 
 logger = logging.getLogger("otel_storage")
@@ -39,9 +40,10 @@ class Delivery:
     Args:
         outbox: Where the references are.
         sender: Sends them.
+        clock: The outbox's clock.
         threaded: Whether this process sends by a thread of its own; else another process does, and this one sends only
             by :meth:`deliver_due`.
-        describe: Says where the spans go, without credentials.
+        describe: Says where the spans go, without credentials, as long as there is no exporter to ask.
         serves_children: Whether a forked child may send too; an exporter given as an instance serves one process.
     """
 
@@ -51,6 +53,7 @@ class Delivery:
         self,
         outbox: Outbox,
         sender: Sender,
+        clock: Clock,
         *,
         threaded: bool,
         describe: Callable[[], str],
@@ -61,6 +64,7 @@ class Delivery:
         self.sent = 0
         """Spans accepted since this process began."""
         self._sender = sender
+        self._clock = clock
         self._describe = describe
         self._serves_children = serves_children
         self._is_closed = False
@@ -68,16 +72,18 @@ class Delivery:
         self._signal = _Signal()
         self._thread: threading.Thread | None = None
         self._logged: set[str] = set()
+        self._hastened_for = 0
         _deliveries.add(self)
 
     @property
     def endpoint(self) -> str:
         """Where the spans go, without credentials."""
-        return self._describe()
+        return self._sender.endpoint or self._describe()
 
     def start(self) -> None:
         """Start the thread, if this process is to have one and it does not run."""
-        if self._thread is None and self.threaded and not self._is_closed:
+        is_running = self._thread is not None and self._thread.is_alive()
+        if self.threaded and not self._is_closed and not is_running:
             self._thread = threading.Thread(
                 target=_run, args=(weakref.ref(self), self._signal), name="otel-storage-delivery", daemon=True
             )
@@ -85,7 +91,7 @@ class Delivery:
 
     def notify(self) -> None:
         """Say that there is something to send; takes no time."""
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self.start()
         self._signal.wake()
 
@@ -147,6 +153,7 @@ class Delivery:
         """Begin anew in a forked child: the thread, and what it held, stayed with the parent."""
         self._sending = threading.Lock()
         self._signal = _Signal()
+        self._hastened_for = 0
         self._thread = None
         self._sender.forget_exporter()
         if not self._serves_children and self.threaded:
@@ -160,21 +167,25 @@ class Delivery:
         requested = signal.requested
         try:
             with self._sending:
-                if requested > signal.completed:
+                if requested > self._hastened_for:
+                    # Once for each flush: one that has given up must not keep the others from their pause.
+                    self._hastened_for = requested
                     self.outbox.hasten()
                 elif signal.is_closed:
                     # What failed a moment ago is left to the next process.
                     self.outbox.hasten(held_only=True)
                 report = self._counted(self._sender.send_due(should_stop=lambda: signal.is_late))
+            if report.error:
+                signal.is_drained = False
+                self._complain(f"{self.endpoint}: {report.error}")
+                return min(report.delay.total_seconds(), POLL_INTERVAL) or POLL_INTERVAL
+            if self._logged and report.sent:
+                self._logged.clear()
+                logger.info("spans are delivered to %s again", self.endpoint)
         except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
-            self._complain(f"{type(error).__name__}: {error}", "the database of the spans that wait")
+            signal.is_drained = False
+            self._complain(f"{type(error).__name__}: {error}")
             return POLL_INTERVAL
-        if report.error:
-            self._complain(report.error, self.endpoint)
-            return min(report.delay.total_seconds(), POLL_INTERVAL) or POLL_INTERVAL
-        if self._logged and report.sent:
-            self._logged.clear()
-            logger.info("spans are delivered to %s again", self.endpoint)
         signal.complete(requested, is_drained=not report.refused)
         return POLL_INTERVAL
 
@@ -186,14 +197,15 @@ class Delivery:
         self.sent += report.sent
         return report
 
-    def _complain(self, cause: str, where: str) -> None:
+    def _complain(self, cause: str) -> None:
         if cause in self._logged or len(self._logged) >= _MOST_CAUSES:
             return
         self._logged.add(cause)
-        logger.warning("spans wait in the outbox, nothing is lost: %s: %s", where, cause)
+        logger.warning("spans wait in the outbox, nothing is lost: %s", cause)
 
     def _wait_for_others(self, deadline: float) -> bool:
-        while self.outbox.has_due():
+        last_id, due_by = self.outbox.last_id(), self._clock()
+        while self.outbox.has_unsent(last_id, due_by):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.05)
@@ -232,6 +244,7 @@ class _Signal:
 
     def close(self) -> None:
         self._closed_at = time.monotonic()
+        self.is_drained = False
         self.is_closed = True
         self._hurry()
 

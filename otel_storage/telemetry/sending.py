@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
 from otel_storage.results.snapshots import RunSnapshot
-from otel_storage.telemetry.acknowledgement import Verdict
+from otel_storage.telemetry.acknowledgement import ExportOutcome, Verdict
 from otel_storage.telemetry.spans import run_spans, task_result_span
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ MAX_DELAY = timedelta(minutes=1)
 
 SUSPICIOUS_ATTEMPTS = 4
 """After so many failures the spans themselves are suspected, and a failing request is split."""
+
+MAX_SEARCHES = 64
+"""Requests that may be made of one claim in search of such spans."""
+
+MAX_RETRY_AFTER = 900.0
+"""Seconds: an endpoint that asks to be left alone for longer is asked again all the same."""
 
 _EXPIRY_INTERVAL = timedelta(minutes=1)
 
@@ -70,15 +76,28 @@ class _Unit:
 
     claim: Claim
     spans: Sequence[ReadableSpan]
-    accepted: int = 0
-    refusals: list[str] = field(default_factory=list)
+    accepted: set[int] = field(default_factory=set)
+    """The places in ``spans`` of those that were accepted."""
+    refusals: dict[int, str] = field(default_factory=dict)
+    """The places of those refused for good, and why."""
 
     @property
     def is_complete(self) -> bool:
-        return self.accepted + len(self.refusals) == len(self.spans)
+        return len(self.accepted) + len(self.refusals) == len(self.spans)
 
 
-_Item = tuple[_Unit, "ReadableSpan"]
+_Item = tuple[_Unit, int]
+"""A unit and the place of one of its spans."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """What the requests of one claim have in common."""
+
+    token: str
+    report: DeliveryReport
+    searches: int = MAX_SEARCHES
+    """How many more requests may be made in search of a span that is never taken."""
 
 
 class _LeaseLost(Exception):
@@ -114,20 +133,25 @@ class Sender:
         on_progress: Callable[[DeliveryReport], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> DeliveryReport:
-        """Send until nothing is due, a request fails for now, or ``should_stop``.
+        """Send until nothing is left that was due at the call, a request fails for now, or ``should_stop``.
 
         Args:
             on_progress: Called after every request, with the report so far.
             should_stop: Asked before every claim.
 
         Raises:
+            ConfigurationError: the exporter cannot be made.
             Exception: what the database raised; what was sent by then is sent again later.
         """
+        # Before anything is claimed: who cannot send takes nothing from those who can.
+        if self._exporter is None:
+            self._exporter = self._open_exporter()
         report = DeliveryReport(expired=self._expire())
         try:
             for claims in self._claims(should_stop):
+                round_ = _Round(claims.token, report)
                 for units in _requests(self._units(claims, report)):
-                    self._send(claims, units, report)
+                    self._send(round_, units)
                     if on_progress is not None:
                         on_progress(report)
                 if report.error:
@@ -146,14 +170,27 @@ class Sender:
         """Leave the exporter to the parent, in a forked child."""
         self._exporter = None
 
+    @property
+    def endpoint(self) -> str | None:
+        """Where the spans go, once there is an exporter."""
+        exporter = self._exporter
+        return None if exporter is None else exporter.description
+
     def _claims(self, should_stop: Callable[[], bool]) -> Iterator[Claims]:
-        """References of task results until none is due, then those of runs, whose spans follow their children's."""
+        """References of task results until none is due, then those of runs, whose spans follow their children's.
+
+        What becomes due meanwhile waits for the next round: under a steady load runs would never have their turn.
+        """
+        due_by = self._clock()
         while not should_stop():
-            claims = self._outbox.claim_task_results(MAX_SPANS, self._rules.lease)
-            if not claims.claims:
-                claims = self._outbox.claim_runs(MAX_RUNS, self._rules.lease, self._rules.settling)
-                if not claims.looked_at:
-                    return
+            claims = self._outbox.claim_task_results(MAX_SPANS, self._rules.lease, due_by)
+            if not claims.looked_at:
+                break
+            yield claims
+        while not should_stop():
+            claims = self._outbox.claim_runs(MAX_RUNS, self._rules.lease, self._rules.settling, due_by)
+            if not claims.looked_at:
+                break
             yield claims
 
     def _units(self, claims: Claims, report: DeliveryReport) -> Iterator[_Unit]:
@@ -166,62 +203,84 @@ class Sender:
                 self._outbox.refuse(claims.token, [claim.reference_id], error=reason)
                 report.refused += 1
 
-    def _send(self, claims: Claims, units: Sequence[_Unit], report: DeliveryReport) -> None:
+    def _send(self, round_: _Round, units: Sequence[_Unit]) -> None:
         """Send the spans of the units in one request or more, and settle what the verdict is clear on."""
+        report = round_.report
         if not report.error:
-            for items in _chunks([(unit, span) for unit in units for span in unit.spans]):
-                if not self._outbox.renew(claims.token, self._rules.lease):
-                    raise _LeaseLost
-                if not self._export(items, report):
+            for items in _chunks([(unit, place) for unit in units for place in range(len(unit.spans))]):
+                if not self._export(items, round_):
                     break
-        done = [unit.claim.reference_id for unit in units if unit.is_complete and not unit.refusals]
-        report.sent += sum(unit.accepted for unit in units if unit.is_complete)
-        self._outbox.settle(claims.token, done)
-        for unit in units:
-            if unit.is_complete and unit.refusals:
-                self._outbox.refuse(claims.token, [unit.claim.reference_id], error=unit.refusals[0])
+        complete = [unit for unit in units if unit.is_complete]
+        report.sent += sum(len(unit.accepted) for unit in complete)
+        self._outbox.settle(round_.token, [unit.claim.reference_id for unit in complete if not unit.refusals])
+        for unit in complete:
+            if unit.refusals:
+                reason = next(iter(unit.refusals.values()))
+                self._outbox.refuse(round_.token, [unit.claim.reference_id], error=reason)
                 report.refused += 1
         failed = [unit.claim for unit in units if not unit.is_complete]
         if failed:
             report.delay = max(report.delay, _delay(min(claim.attempts for claim in failed)))
             ids = [claim.reference_id for claim in failed]
-            self._outbox.release(claims.token, ids, delay=report.delay, error=report.error)
+            self._outbox.release(round_.token, ids, delay=report.delay, error=report.error)
 
-    def _export(self, items: Sequence[_Item], report: DeliveryReport) -> bool:
+    def _export(self, items: Sequence[_Item], round_: _Round) -> bool:
         """Export the spans; whether every one of them was accepted or refused."""
-        if self._exporter is None:
-            self._exporter = self._open_exporter()
-        outcome = self._exporter.export([span for _, span in items])
-        if outcome.verdict is Verdict.ACCEPTED:
-            for unit, _ in items:
-                unit.accepted += 1
-            return True
+        outcome = self._request(items, round_)
         if outcome.verdict is Verdict.REFUSED:
-            return self._refused(items, outcome.reason, report)
-        is_suspicious = max(unit.claim.attempts for unit, _ in items) >= SUSPICIOUS_ATTEMPTS
-        if is_suspicious and len(items) > 1 and self._one_half_is_accepted(items, report):
-            return False
-        report.error = outcome.reason
-        report.delay = timedelta(seconds=outcome.retry_after or 0)
+            return self._split(items, outcome.reason, round_)
+        if outcome.verdict is Verdict.ACCEPTED:
+            return True
+        if self._is_up_but_for_some(items, round_):
+            self._search(items, round_)
+        round_.report.error = outcome.reason
+        round_.report.delay = timedelta(seconds=min(outcome.retry_after or 0, MAX_RETRY_AFTER))
         return False
 
-    def _refused(self, items: Sequence[_Item], reason: str, report: DeliveryReport) -> bool:
-        """Find the span that is refused for good: the others are sent without it."""
+    def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
+        """One request, and what it came to."""
+        if self._exporter is None:
+            self._exporter = self._open_exporter()
+        if not self._outbox.renew(round_.token, self._rules.lease):
+            raise _LeaseLost
+        outcome = self._exporter.export([unit.spans[place] for unit, place in items])
+        if outcome.verdict is Verdict.ACCEPTED:
+            for unit, place in items:
+                unit.accepted.add(place)
+        return outcome
+
+    def _split(self, items: Sequence[_Item], reason: str, round_: _Round) -> bool:
+        """Find the spans that are refused for good: the others are sent without them."""
         if len(items) == 1:
-            [(unit, _)] = items
-            unit.refusals.append(reason)
+            [(unit, place)] = items
+            unit.refusals[place] = reason
             return True
         middle = len(items) // 2
-        return self._export(items[:middle], report) and self._export(items[middle:], report)
+        return self._export(items[:middle], round_) and self._export(items[middle:], round_)
 
-    def _one_half_is_accepted(self, items: Sequence[_Item], report: DeliveryReport) -> bool:
-        """Whether the endpoint takes some of the spans: then it is not down, and one of the others is the cause.
+    def _is_up_but_for_some(self, items: Sequence[_Item], round_: _Round) -> bool:
+        """Whether the endpoint takes one of two spans by itself: then it is not down, and another span is the cause.
 
-        Not every endpoint says of a span that it will never take it, and a plain exporter has no way to.
+        Not every endpoint says of a span that it will never take it, and a plain exporter has no way to. Asked only
+        after several failures, so that an outage costs three requests a round, and not one a span.
         """
+        if len(items) == 1 or max(unit.claim.attempts for unit, _ in items) < SUSPICIOUS_ATTEMPTS:
+            return False
+        probes = random.sample(range(len(items)), 2)
+        return any(self._request([items[probe]], round_).verdict is Verdict.ACCEPTED for probe in probes)
+
+    def _search(self, items: Sequence[_Item], round_: _Round) -> None:
+        """Send the spans in ever smaller parts, so that all arrive but those that are never taken."""
         middle = len(items) // 2
-        verdicts = [self._export(half, report) for half in (items[:middle], items[middle:])]
-        return any(verdicts)
+        for part in (items[:middle], items[middle:]):
+            if not part or round_.searches <= 0:
+                continue
+            round_.searches -= 1
+            outcome = self._request(part, round_)
+            if outcome.verdict is Verdict.REFUSED:
+                self._split(part, outcome.reason, round_)
+            elif outcome.verdict is Verdict.RETRY and len(part) > 1:
+                self._search(part, round_)
 
     def _expire(self) -> int:
         now = self._clock()

@@ -17,6 +17,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy.exc import DBAPIError
 
 from otel_storage import OtelPipelineStorage, PipelineExecution, PipelineStorageObject, PipelineTaskStatus, TaskResult
 from otel_storage.results.exceptions import ConfigurationError
@@ -234,6 +235,95 @@ def test_a_span_that_is_never_taken_does_not_block_the_rest(bench: Bench) -> Non
     arrived = {span.attributes["otel_storage.record.id"] for span in bench.receiver.spans}
     assert arrived == {1, 2, 4, 5, 6}
     assert bench.outbox.retrying == 1
+
+
+def test_an_outage_costs_few_requests(bench: Bench) -> None:
+    """However often it has failed, a round on an endpoint that is down makes three requests at most."""
+    bench.receiver.misbehave(Respond(503))
+    bench.run(Pipeline(Task("load", objects=list(range(50)))))
+    for _ in range(7):
+        before = len(bench.receiver.requests)
+        assert "503" in bench.deliver()
+        assert len(bench.receiver.requests) - before <= 3
+    bench.receiver.behave()
+    assert bench.deliver() == ""
+    assert len(bench.receiver.spans) == 53
+
+
+@pytest.mark.parametrize("seconds", [10**6, 10**15])
+def test_an_endpoint_does_not_decide_for_days(bench: Bench, seconds: float) -> None:
+    """A Retry-After of days is asked for in vain: the spans would be too old by then."""
+    bench.receiver.misbehave(Respond(503, retry_after=seconds), times=1)
+    bench.run()
+    report = bench.storage.delivery.deliver_due()
+    assert report.delay <= timedelta(minutes=15)
+    bench.clock.advance(901)
+    assert bench.storage.delivery.deliver_due(retry_now=False).error == ""
+    assert bench.storage.delivery.deliver_due(retry_now=False).error == ""
+    assert len(bench.receiver.spans) == 5
+
+
+def test_roots_have_their_turn_under_a_steady_load(bench: Bench) -> None:
+    """A round sends what was due when it began: a site that never rests has whole traces all the same."""
+    bench.run()
+    bench.clock.advance(1)
+
+    def one_more(_: object) -> None:
+        bench.run()
+
+    for _ in range(3):
+        bench.storage.delivery.deliver_due(one_more)
+    assert bench.names().count("RUN tests.Orders") >= 2
+
+
+def test_who_cannot_send_takes_nothing(
+    bench: Bench, open_storage: Callable[..., OtelPipelineStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose exporter cannot be made claims nothing from one that can send."""
+    bench.run()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")
+    with closing(open_storage(bench.clock)) as broken, pytest.raises(ConfigurationError, match="carrier-pigeon"):
+        broken.delivery.deliver_due()
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
+    assert bench.storage.delivery.deliver_due().sent == 5
+
+
+def test_flush_without_a_thread_waits_for_the_sender(bench: Bench) -> None:
+    """With another process to send, ``flush`` is True only once that has; a failed attempt is no success."""
+    bench.run()
+    assert bench.storage.flush(0) is False
+    bench.receiver.misbehave(Respond(503), times=1)
+    bench.deliver()
+    assert bench.storage.flush(0) is False
+    bench.deliver()
+    assert bench.storage.flush(0) is True
+
+
+def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that commits and dies before it says so: the run is built once, and each change reported once."""
+    database = bench.storage.storage.database
+    transaction = type(database)._transaction
+    lost: list[int] = []
+
+    def loses_every_other_answer(self: Any, work: Any) -> Any:
+        result = transaction(self, work)
+        lost.append(1)
+        if len(lost) % 2:
+            raise DBAPIError(
+                "COMMIT", None, ConnectionError("the server closed the connection"), connection_invalidated=True
+            )
+        return result
+
+    monkeypatch.setattr(type(database), "_transaction", loses_every_other_answer)
+    execution = bench.run()
+    monkeypatch.undo()
+    reports = [(report.kind, report.id, report.status) for report in bench.reporter.reports]
+    assert len(reports) == len(set(reports)) == 5 + 3 + 2 + 2 + 1 + 1
+    assert execution.get_status() is DONE
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", bench.receiver.endpoint)
+    assert bench.deliver() == ""
+    assert {len(copies) for copies in bench.receiver.spans_by_id.values()} == {1}
+    assert len(bench.receiver.spans) == 5
 
 
 def test_a_dead_senders_references_become_free(bench: Bench) -> None:
@@ -551,6 +641,8 @@ def test_bad_arguments_are_named() -> None:
         ({"settle_after": "long"}, "settle_after"),
         ({"max_age": float("nan")}, "max_age"),
         ({"storage": "nothing.at.All"}, "storage"),
+        ({"exporter": "nothing.at.All"}, "exporter"),
+        ({"max_age": 3600}, "max_age"),
         ({"storage": "otel_storage.SqlPipelineStorage", "url": "sqlite://"}, "url"),
         ({"storage": object()}, "storage"),
     ]

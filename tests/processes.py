@@ -1,0 +1,54 @@
+"""Python processes of a test's own: for what can be seen once a process, such as what an import loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+HIDE_HOST = '''
+import importlib.metadata, sys
+
+class _NoHost:
+    """Nothing of the host's can be imported; a module `pipelines` of the user's own can, where there is one."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"celery", "django", "kombu"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+def _distribution(name, _real=importlib.metadata.distribution):
+    if name.lower().replace("_", "-") == "django-pipelines":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return _real(name)
+
+sys.meta_path.insert(0, _NoHost())
+importlib.metadata.distribution = _distribution
+'''
+"""Put before a script: an environment without django-pipelines and Django."""
+
+
+def run_python(script: str, *, cwd: Path, **environment: str) -> Any:
+    """Run the script in a fresh process, which must exit clean; returns what it printed, read as JSON."""
+    process = start_python(script, cwd=cwd, **environment)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def start_python(script: str, *, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script in a fresh process, with ``cwd`` first on its path, and wait for it."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -1,0 +1,283 @@
+"""The schema in a database: made by migrations, checked before use."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+
+from otel_storage.results.exceptions import SchemaMismatch
+from otel_storage.sql import migrate, schema
+from otel_storage.sql.migrate import MIGRATIONS, known_versions
+from otel_storage.sql.schema import SCHEMA_VERSION, VERSION_TABLE
+from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
+
+PROCESSES = 8
+
+
+def build(storage: SqlPipelineStorage, run_id: str) -> object:
+    """A run of one record of each kind."""
+    return storage.build_pipeline_execution(Pipeline(Task()), run_id, Runner(), RecordingReporter(), {})
+
+
+@pytest.fixture
+def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
+    """A storage on an empty database of each engine."""
+    with closing(SqlPipelineStorage(database_url)) as storage:
+        yield storage
+
+
+@pytest.fixture
+def on_server(postgresql_url: str) -> Iterator[SqlPipelineStorage]:
+    """A storage on an empty database of a server."""
+    with closing(SqlPipelineStorage(postgresql_url)) as storage:
+        yield storage
+
+
+def tables(storage: SqlPipelineStorage) -> set[str]:
+    """The names of the database's tables."""
+    with storage.database.engine.connect() as connection:
+        return set(inspect(connection).get_table_names())
+
+
+def set_version(storage: SqlPipelineStorage, version: str) -> None:
+    """Write another version into the database."""
+    with storage.database.engine.begin() as connection:
+        statement = text(f"UPDATE {VERSION_TABLE} SET version_num = :version")  # noqa: S608 - a constant
+        connection.execute(statement, {"version": version})
+
+
+def test_version_is_the_last_migrations() -> None:
+    """The version that the code works with is Alembic's only head, and every migration is known."""
+    migrations = ScriptDirectory(str(MIGRATIONS))
+
+    assert migrations.get_heads() == [SCHEMA_VERSION]
+    assert known_versions() == {script.revision for script in migrations.walk_revisions()}
+    assert len(list((MIGRATIONS / "versions").glob("v*.py"))) == len(known_versions())
+
+
+def test_migrations_make_the_tables_of_the_code(storage: SqlPipelineStorage) -> None:
+    """The migrated schema has what the metadata has, and nothing else, on each engine."""
+    storage.upgrade()
+
+    with storage.database.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True},
+        )
+        differences = compare_metadata(context, schema.metadata)
+
+    assert differences == []
+    assert tables(storage) == {*schema.metadata.tables, VERSION_TABLE}
+
+
+def test_comparison_can_find_a_difference(storage: SqlPipelineStorage) -> None:
+    """The comparison above sees a column, an index and a type that are not the metadata's."""
+    storage.upgrade()
+    with storage.database.engine.begin() as connection:
+        connection.execute(text("DROP INDEX ix_otel_storage_outbox_execution_id"))
+        connection.execute(text("ALTER TABLE otel_storage_outbox ADD COLUMN extra INTEGER"))
+
+    with storage.database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        kinds = {difference[0] for difference in compare_metadata(context, schema.metadata)}
+
+    assert kinds == {"add_index", "remove_column"}
+
+
+def _constraints(connection: Connection) -> dict[str, Any]:
+    found = inspect(connection)
+    return {
+        name: (
+            found.get_pk_constraint(name)["constrained_columns"],
+            sorted(
+                (key["constrained_columns"], key["referred_table"], key["options"].get("ondelete"))
+                for key in found.get_foreign_keys(name)
+            ),
+            sorted(unique["column_names"] for unique in found.get_unique_constraints(name)),
+            sorted((str(column["name"]), column["nullable"]) for column in found.get_columns(name)),
+        )
+        for name in schema.metadata.tables
+    }
+
+
+def test_constraints(storage: SqlPipelineStorage) -> None:
+    """Keys, what deleting a parent does, and what may be null are the same too, which the comparison passes over."""
+    storage.upgrade()
+    with storage.database.engine.begin() as connection:
+        migrated = _constraints(connection)
+        schema.metadata.drop_all(connection)
+        schema.metadata.create_all(connection)
+        created = _constraints(connection)
+
+    assert migrated == created
+
+
+def test_ids_are_never_used_again(storage: SqlPipelineStorage) -> None:
+    """The migrated tables give a removed record's id to no other."""
+    storage.upgrade()
+    first = storage.build_pipeline_execution(Pipeline(Task()), "first", Runner(), RecordingReporter(), {})
+    storage.cleanup()
+
+    second = storage.build_pipeline_execution(Pipeline(Task()), "second", Runner(), RecordingReporter(), {})
+
+    assert second.id > first.id
+
+
+def test_sqlite_makes_its_schema(sqlite_url: str) -> None:
+    """A new file has the schema after the first use, whatever that is, and nothing before it."""
+    uses: list[Callable[[SqlPipelineStorage], object]] = [
+        lambda storage: storage.get_pipeline_execution("run"),
+        lambda storage: build(storage, "run"),
+        lambda storage: storage.cleanup(),
+        lambda storage: len(storage.get_task_results()),
+    ]
+    for number, use in enumerate(uses):
+        with closing(SqlPipelineStorage(f"{sqlite_url}.{number}")) as storage:
+            assert storage.current() is None
+            use(storage)
+            assert storage.current() == SCHEMA_VERSION
+
+
+def test_server_is_left_alone(on_server: SqlPipelineStorage) -> None:
+    """A server's database is given no schema by using it: the error names the command that does."""
+    uses: list[Callable[[], object]] = [
+        lambda: on_server.get_pipeline_execution("run"),
+        lambda: build(on_server, "run"),
+        on_server.cleanup,
+        lambda: len(on_server.get_task_results()),
+    ]
+    for use in uses:
+        with pytest.raises(SchemaMismatch) as caught:
+            use()
+        shown = on_server.url
+        assert str(caught.value) == f"{shown} has no schema yet; run: otel-storage db upgrade --url {shown}"
+        assert "***" in shown
+
+    assert tables(on_server) == set()
+    assert on_server.current() is None
+    on_server.upgrade()
+    build(on_server, "run")
+
+
+def test_upgrade_twice(storage: SqlPipelineStorage) -> None:
+    """A second upgrade changes nothing, by the same storage or by another."""
+    storage.upgrade()
+    build(storage, "run")
+    storage.upgrade()
+    with closing(SqlPipelineStorage(storage.database.engine.url)) as other:
+        other.upgrade()
+        assert other.current() == SCHEMA_VERSION
+
+    assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["run"]
+
+
+def test_newer_schema(storage: SqlPipelineStorage, database_url: str) -> None:
+    """A schema of a later version of the package is neither used nor touched; the error says what to upgrade."""
+    storage.upgrade()
+    set_version(storage, "9999")
+    with closing(SqlPipelineStorage(database_url)) as later:
+        uses: list[Callable[[], object]] = [later.upgrade, later.get_pipeline_digest, lambda: build(later, "run")]
+        for use in uses:
+            with pytest.raises(SchemaMismatch) as caught:
+                use()
+            assert "is version 9999, newer than this package's" in str(caught.value)
+            assert str(caught.value).endswith("run: pip install --upgrade otel-storage")
+        assert later.current() == "9999"
+
+
+def test_older_schema(on_server: SqlPipelineStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's schema of an earlier version is not used; the error names the command that upgrades it."""
+    on_server.upgrade()
+    # There is one migration yet: let the code be ahead of it.
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", "0002")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    with closing(SqlPipelineStorage(on_server.database.engine.url)) as later, pytest.raises(SchemaMismatch) as caught:
+        later.get_pipeline_digest()
+
+    assert f"is version {SCHEMA_VERSION}, older than this package's 0002" in str(caught.value)
+    assert str(caught.value).endswith(f"run: otel-storage db upgrade --url {on_server.url}")
+
+
+def test_version_table_without_a_version(storage: SqlPipelineStorage) -> None:
+    """A version table that is empty, as an upgrade that was cut short could leave it, is no schema."""
+    with storage.database.engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL)"))
+
+    assert storage.current() is None
+    storage.upgrade()
+    assert storage.current() == SCHEMA_VERSION
+
+
+def test_upgrade_is_all_or_nothing(storage: SqlPipelineStorage) -> None:
+    """An upgrade that fails leaves the database as it was."""
+    with storage.database.engine.begin() as connection:
+        # The last table that the first migration makes.
+        connection.execute(text("CREATE TABLE otel_storage_failure (id INTEGER)"))
+
+    with pytest.raises(Exception, match="otel_storage_failure"):
+        storage.upgrade()
+
+    assert tables(storage) == {"otel_storage_failure"}
+
+
+def test_folder_with_a_percent_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrations are found wherever the package is installed: Alembic's options would take ``%`` for a variable."""
+    folder = tmp_path / "100% %(here)s"
+    folder.symlink_to(MIGRATIONS.parent)
+    monkeypatch.setattr(migrate, "MIGRATIONS", folder / MIGRATIONS.name)
+
+    assert known_versions() >= {SCHEMA_VERSION}
+    with closing(SqlPipelineStorage("sqlite://")) as storage:
+        build(storage, "run")
+
+
+def _open_at_once(barrier: Barrier, urls: list[str], number: int, upgrade: bool) -> None:
+    """In a process of its own: open each database when all others do."""
+    for url in urls:
+        with closing(SqlPipelineStorage(url)) as storage:
+            barrier.wait(20)
+            if upgrade:
+                storage.upgrade()
+            build(storage, f"run {number}")
+
+
+def open_at_once(urls: list[str], *, upgrade: bool) -> None:
+    """Open the databases one after the other, each in eight fresh processes at once; all must succeed."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(PROCESSES)
+    processes = [spawn.Process(target=_open_at_once, args=(barrier, urls, n, upgrade)) for n in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+        if process.exitcode != 0:
+            barrier.abort()
+
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    for url in urls:
+        with closing(SqlPipelineStorage(url)) as storage:
+            assert storage.current() == SCHEMA_VERSION
+            assert {e.run_id for e in storage.get_pipeline_executions()} == {f"run {n}" for n in range(PROCESSES)}
+
+
+def test_processes_open_a_new_file_at_once(sqlite_url: str) -> None:
+    """Of the processes that open a new file one makes the schema; the others wait for it, and all can write."""
+    open_at_once([f"{sqlite_url}.{number}" for number in range(30)], upgrade=False)
+
+
+def test_processes_upgrade_a_server_at_once(postgresql_url: str) -> None:
+    """Of the processes that upgrade a server's database one does; the others wait for it and find it done."""
+    open_at_once([postgresql_url], upgrade=True)

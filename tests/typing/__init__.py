@@ -1,0 +1,1 @@
+"""The package's types, as a user's own code meets them."""
