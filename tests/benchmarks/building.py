@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import Any
 
 import click
@@ -18,6 +18,8 @@ from otel_storage import OtelPipelineStorage, SqlPipelineStorage
 from otel_storage.sql import schema
 from otel_storage.testing.pipelines import Runner
 from tests.benchmarks.measuring import Databases, Host, NullReporter, Prepared, best_of, databases, print_ratios
+
+Timed = tuple[Callable[[], object], Callable[[], object]]
 
 CORE = "SQLAlchemy Core, bulk insert"
 
@@ -62,15 +64,14 @@ def _slow(host: Host, pipeline: Any) -> dict[str, Prepared]:
     return {"the host's ORM storage": lambda: _builder(host.storage, pipeline)}
 
 
-def _builder(storage: Any, pipeline: Any) -> Callable[[], object]:
+def _builder(storage: Any, pipeline: Any) -> Timed:
     def build() -> None:
-        with closing(storage) if hasattr(storage, "close") else nullcontext():
-            storage.build_pipeline_execution(pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1})
+        storage.build_pipeline_execution(pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1})
 
-    return build
+    return build, getattr(storage, "close", lambda: None)
 
 
-def _core(made: Databases, pipeline: Any) -> Callable[[], object]:
+def _core(made: Databases, pipeline: Any) -> Timed:
     """Insert the rows that our storage made of the pipeline, in one transaction."""
     with closing(_sql(made)) as storage:
         storage.build_pipeline_execution(pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1})
@@ -88,11 +89,7 @@ def _core(made: Databases, pipeline: Any) -> Callable[[], object]:
         for table, of_table in rows.items():
             connection.execute(insert(table), of_table)
 
-    def insert_all() -> None:
-        with closing(empty):
-            empty.database.write(insert_rows)
-
-    return insert_all
+    return lambda: empty.database.write(insert_rows), empty.close
 
 
 def _sql(made: Databases) -> SqlPipelineStorage:

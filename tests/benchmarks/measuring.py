@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import URL, create_engine, make_url, text
 
-Prepared = Callable[[], Callable[[], object]]
-"""Makes everything ready, untimed; what it returns is timed."""
+Prepared = Callable[[], tuple[Callable[[], object], Callable[[], object]]]
+"""Makes everything ready, untimed; of the two that it returns the first is timed, the second cleans up."""
 
 
 class NullReporter:
@@ -87,10 +87,11 @@ def best_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
     seconds = dict.fromkeys(contenders, float("inf"))
     for _ in range(repeat):
         for name, prepare in contenders.items():
-            work = prepare()
+            work, clean_up = prepare()
             began = time.perf_counter()
             work()
             seconds[name] = min(seconds[name], time.perf_counter() - began)
+            clean_up()
     return seconds
 
 

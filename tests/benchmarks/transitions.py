@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from contextlib import closing, nullcontext
-from typing import Any
+from contextlib import closing
+from typing import Any, Literal
 
 import click
 
@@ -33,7 +33,8 @@ def main(url: str | None, repeat: int, tasks: int, as_json: bool) -> None:
             {
                 "the host's ORM storage": lambda: _changes(host.storage, pipeline),
                 "SqlPipelineStorage": lambda: _changes(_sql(made), pipeline),
-                "OtelPipelineStorage, no collector": lambda: _changes(_otel(made), pipeline),
+                "OtelPipelineStorage, sent by another process": lambda: _changes(_otel(made, "external"), pipeline),
+                "OtelPipelineStorage, no collector": lambda: _changes(_otel(made, "thread"), pipeline),
             },
             repeat,
         )
@@ -42,20 +43,19 @@ def main(url: str | None, repeat: int, tasks: int, as_json: bool) -> None:
         print_ratios(f"{tasks} tasks, eager, on {made.engine}", rows, COLUMNS, as_json)
 
 
-def _changes(storage: Any, pipeline: Any) -> Callable[[], object]:
+def _changes(storage: Any, pipeline: Any) -> tuple[Callable[[], object], Callable[[], object]]:
     run_id = str(uuid.uuid4())
     execution = storage.build_pipeline_execution(pipeline, run_id, Runner(), NullReporter(), {})
     reporter = NullReporter()
 
     def change() -> None:
-        with closing(storage) if hasattr(storage, "close") else nullcontext():
-            for pipeline_result in execution.get_pipeline_results():
-                for task_execution in pipeline_result.get_task_executions():
-                    for task_result in task_execution.get_task_results():
-                        task_result.report_status_change(reporter, PipelineTaskStatus.RUNNING)
-                        task_result.report_status_change(reporter, PipelineTaskStatus.DONE, propagate=False)
+        for pipeline_result in execution.get_pipeline_results():
+            for task_execution in pipeline_result.get_task_executions():
+                for task_result in task_execution.get_task_results():
+                    task_result.report_status_change(reporter, PipelineTaskStatus.RUNNING)
+                    task_result.report_status_change(reporter, PipelineTaskStatus.DONE, propagate=False)
 
-    return change
+    return change, getattr(storage, "close", lambda: None)
 
 
 def _sql(made: Databases) -> SqlPipelineStorage:
@@ -64,11 +64,11 @@ def _sql(made: Databases) -> SqlPipelineStorage:
     return storage
 
 
-def _otel(made: Databases) -> OtelPipelineStorage:
+def _otel(made: Databases, delivery: Literal["thread", "external"]) -> OtelPipelineStorage:
     url = made.fresh()
     with closing(SqlPipelineStorage(url)) as storage:
         storage.upgrade()
-    return OtelPipelineStorage(url=url)
+    return OtelPipelineStorage(url=url, delivery=delivery)
 
 
 if __name__ == "__main__":
