@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from opentelemetry.context import Context, attach, detach
 
 from tests import services
 
@@ -16,6 +17,14 @@ hypothesis.settings.register_profile("otel-storage", deadline=None)
 hypothesis.settings.load_profile("otel-storage")
 
 KEPT_VARIABLES = ("OTEL_STORAGE_TEST_", "OTEL_STORAGE_REQUIRE_SERVICES")
+
+
+@pytest.fixture(autouse=True)
+def clean_context() -> Iterator[None]:
+    """No span is current when a test begins: one that leaves a task RUNNING leaves its context in the thread."""
+    token = attach(Context())
+    yield
+    detach(token)
 
 
 @pytest.fixture(autouse=True)

@@ -122,5 +122,8 @@ class Outbox(Protocol):
     def last_id(self) -> int:
         """The id of the newest reference; 0 if there is none."""
 
-    def has_unsent(self, last_id: int, due_by: datetime) -> bool:
-        """Whether a reference up to ``last_id`` waits that was due by then or was sent in vain since."""
+    def has_unsent(self, last_id: int, due_by: datetime, *, leased_too: bool = True) -> bool:
+        """Whether a reference up to ``last_id`` waits that was due by then or was sent in vain since.
+
+        Unless ``leased_too``, those in the hands of a sender do not count.
+        """

@@ -114,10 +114,13 @@ class SqlOutbox:
         with self._database.read() as connection:
             return connection.execute(select(func.max(_outbox.c.id))).scalar() or 0
 
-    def has_unsent(self, last_id: int, due_by: datetime) -> bool:
+    def has_unsent(self, last_id: int, due_by: datetime, *, leased_too: bool = True) -> bool:
         """Whether a reference up to ``last_id`` waits that was due by then or was sent in vain since."""
         is_meant = or_(_outbox.c.due <= due_by, and_(_outbox.c.due.is_not(None), _outbox.c.attempts > 0))
-        return self._exists(and_(_outbox.c.state == WAITING, _outbox.c.id <= last_id, is_meant))
+        conditions = [_outbox.c.state == WAITING, _outbox.c.id <= last_id, is_meant]
+        if not leased_too:
+            conditions.append(_is_free(self._clock()))
+        return self._exists(and_(*conditions))
 
     def status(self) -> OutboxStatus:
         """How many references there are, by what they wait for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import random
 import threading
 import time
 import weakref
@@ -29,6 +30,9 @@ GATHER_INTERVAL = 0.5
 """Seconds from a change of state to its sending, in which others gather."""
 
 _MOST_CAUSES = 100
+
+LONGEST_PAUSE = 10.0
+"""Seconds that the thread leaves a failing endpoint alone, at most, unless a flush asks."""
 
 EXIT_TIMEOUT = 5.0
 """Seconds that the exit of a process waits for what is due."""
@@ -73,6 +77,9 @@ class Delivery:
         self._thread: threading.Thread | None = None
         self._logged: set[str] = set()
         self._hastened_for = 0
+        self._meant = 0, clock()
+        """What the last flush waits for: references up to an id that were due by a time."""
+        self._failures = 0
         _deliveries.add(self)
 
     @property
@@ -163,7 +170,7 @@ class Delivery:
             )
 
     def work(self, signal: _Signal) -> float:
-        """One round of the thread; returns the seconds to wait before the next."""
+        """One round of the thread; returns the seconds to leave a failing endpoint or database alone, 0 if none is."""
         requested = signal.requested
         try:
             with self._sending:
@@ -171,6 +178,7 @@ class Delivery:
                     # Once for each flush: one that has given up must not keep the others from their pause.
                     self._hastened_for = requested
                     self.outbox.hasten()
+                    self._meant = self.outbox.last_id(), self._clock()
                 elif signal.is_closed:
                     # What failed a moment ago is left to the next process.
                     self.outbox.hasten(held_only=True)
@@ -178,16 +186,19 @@ class Delivery:
             if report.error:
                 signal.is_drained = False
                 self._complain(f"{self.endpoint}: {report.error}")
-                return min(report.delay.total_seconds(), POLL_INTERVAL) or POLL_INTERVAL
+                return self._pause()
             if self._logged and report.sent:
                 self._logged.clear()
                 logger.info("spans are delivered to %s again", self.endpoint)
+            self._failures = 0
+            if requested > signal.completed and self.outbox.has_unsent(*self._meant, leased_too=False):
+                return GATHER_INTERVAL  # a flush waits for what failed a moment ago, and is not due yet
         except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
             signal.is_drained = False
             self._complain(f"{type(error).__name__}: {error}")
-            return POLL_INTERVAL
+            return self._pause()
         signal.complete(requested, is_drained=not report.refused)
-        return POLL_INTERVAL
+        return 0
 
     def stop(self) -> None:
         """End of the thread."""
@@ -196,6 +207,12 @@ class Delivery:
     def _counted(self, report: DeliveryReport) -> DeliveryReport:
         self.sent += report.sent
         return report
+
+    def _pause(self) -> float:
+        """Twice as long after each failed round: new spans are no reason to ask a dead endpoint again."""
+        self._failures += 1
+        longest = min(GATHER_INTERVAL * 2.0 ** min(self._failures, 10), LONGEST_PAUSE)
+        return longest * random.uniform(0.7, 1)  # noqa: S311 - a jitter is no secret
 
     def _complain(self, cause: str) -> None:
         if cause in self._logged or len(self._logged) >= _MOST_CAUSES:
@@ -235,9 +252,14 @@ class _Signal:
     def wake(self) -> None:
         self._is_awake.set()
 
-    def wait(self, seconds: float) -> None:
-        """Wait for the next round: until there is something to send and others had time to gather, or it is urgent."""
-        if self._is_awake.wait(seconds):
+    def wait(self, pause: float) -> None:
+        """Wait for the next round: for the pause, or until there is something to send and others had time to gather.
+
+        What is urgent ends either.
+        """
+        if pause:
+            self._is_urgent.wait(pause)
+        elif self._is_awake.wait(POLL_INTERVAL):
             self._is_urgent.wait(GATHER_INTERVAL)
         self._is_awake.clear()
         self._is_urgent.clear()
@@ -256,6 +278,7 @@ class _Signal:
             self._hurry()
             while self.completed < mine:
                 if not self._completion.wait(max(deadline - time.monotonic(), 0)):
+                    self.completed = max(self.completed, mine)  # nobody waits for it any more
                     return False
             return self.is_drained
 
