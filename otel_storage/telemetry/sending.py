@@ -28,6 +28,9 @@ MAX_SPANS = 512
 MAX_RUNS = 64
 """Runs claimed at once: three spans of each at least."""
 
+PROBE_SPANS = 16
+"""References claimed for the first request to an endpoint that has accepted nothing yet, or failed last."""
+
 MAX_DELAY = timedelta(minutes=1)
 """The longest wait between two attempts."""
 
@@ -127,6 +130,8 @@ class Sender:
         self._rules = rules
         self._clock = clock
         self._expired_at: datetime | None = None
+        self._is_accepting = False
+        """Whether the endpoint's last answer was an acceptance: what is built for one that is down is built in vain."""
 
     def send_due(
         self,
@@ -183,12 +188,14 @@ class Sender:
         """
         due_by = self._clock()
         while not should_stop():
-            claims = self._outbox.claim_task_results(MAX_SPANS, self._rules.lease, due_by)
+            limit = MAX_SPANS if self._is_accepting else PROBE_SPANS
+            claims = self._outbox.claim_task_results(limit, self._rules.lease, due_by)
             if not claims.looked_at:
                 break
             yield claims
         while not should_stop():
-            claims = self._outbox.claim_runs(MAX_RUNS, self._rules.lease, self._rules.settling, due_by)
+            limit = MAX_RUNS if self._is_accepting else 1
+            claims = self._outbox.claim_runs(limit, self._rules.lease, self._rules.settling, due_by)
             if not claims.looked_at:
                 break
             yield claims
@@ -244,6 +251,7 @@ class Sender:
         if not self._outbox.renew(round_.token, self._rules.lease):
             raise _LeaseLost
         outcome = self._exporter.export([unit.spans[place] for unit, place in items])
+        self._is_accepting = outcome.verdict is not Verdict.RETRY
         if outcome.verdict is Verdict.ACCEPTED:
             for unit, place in items:
                 unit.accepted.add(place)
