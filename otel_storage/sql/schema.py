@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -17,11 +18,12 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    text,
 )
 
 from otel_storage.sql.types import LongText, Status, UtcDateTime
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The migration that this version of the package works with."""
 
 VERSION_TABLE = "otel_storage_schema_version"
@@ -50,6 +52,17 @@ def _parent(name: str, table: str) -> Column[int]:
 def _run() -> Column[int]:
     """The execution: no foreign key, which every insert would pay for, where a record has a parent to guard it."""
     return Column("execution_id", Id, nullable=False)
+
+
+def _source() -> Column[int]:
+    """The id of the record that this row is a copy of, where another storage is wrapped: spans are known by it."""
+    return Column("source_id", Id, comment="the record's id in the storage it is a copy from; none: this is the record")
+
+
+def _copies() -> Index:
+    """Finds the copy of a record; the rows that are no copies are not in it, so that they do not pay for it."""
+    is_copy = text("source_id IS NOT NULL")
+    return Index(None, "execution_id", "source_id", sqlite_where=is_copy, postgresql_where=is_copy)
 
 
 def _state() -> list[Column[Any]]:
@@ -103,6 +116,7 @@ pipeline_execution = Table(
         LongText,
         comment="what was decided about the run's trace when it was built; none: no telemetry",
     ),
+    _source(),
     *_state(),
     *_span(),
     Index(None, "pipeline_id", "id"),
@@ -119,8 +133,10 @@ pipeline_result = Table(
     Column("pipeline_object", LongText),
     Column("runner", String(255), nullable=False),
     Column("reporter", String(255), nullable=False),
+    _source(),
     *_state(),
     *_span(),
+    _copies(),
     Index(None, "execution_id"),
     **_OPTIONS,
 )
@@ -134,8 +150,10 @@ task_execution = Table(
     Column("pipeline_task", String(255), nullable=False),
     Column("task_id", String(255), nullable=False),
     Column("config", LongText),
+    _source(),
     *_state(),
     *_span(),
+    _copies(),
     Index(None, "execution_id"),
     Index(None, "pipeline_result_id"),
     **_OPTIONS,
@@ -148,7 +166,9 @@ task_result = Table(
     _run(),
     _parent("task_execution_id", "otel_storage_task_execution"),
     Column("task_object", LongText),
+    _source(),
     *_state(),
+    _copies(),
     Index(None, "execution_id", "status"),
     Index(None, "task_execution_id"),
     **_OPTIONS,
@@ -195,6 +215,22 @@ outbox = Table(
     Index(None, "state", "kind", "due"),
     Index(None, "execution_id"),
     comment="references to final records whose spans are not acknowledged yet",
+    **_OPTIONS,
+)
+
+sender = Table(
+    "otel_storage_sender",
+    metadata,
+    _id(),
+    Column("token", String(32), nullable=False, unique=True, comment="of the process that sends"),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("is_watching", Boolean, nullable=False, comment="whether sending is all that the process does"),
+    Column("seen", UtcDateTime, nullable=False),
+    Column("sent", UtcDateTime, comment="when spans of it were last accepted"),
+    Column("failed", UtcDateTime, comment="when it last sent in vain"),
+    Column("error", LongText, comment="why"),
+    comment="processes that send spans, and when each was last seen",
     **_OPTIONS,
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -201,14 +202,45 @@ def test_newer_schema(storage: SqlPipelineStorage, database_url: str) -> None:
 def test_older_schema(on_server: SqlPipelineStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server's schema of an earlier version is not used; the error names the command that upgrades it."""
     on_server.upgrade()
-    # There is one migration yet: let the code be ahead of it.
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", "0002")
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    # As if the code were ahead of its last migration.
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", "9998")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "9998")
     with closing(SqlPipelineStorage(on_server.database.engine.url)) as later, pytest.raises(SchemaMismatch) as caught:
         later.get_pipeline_digest()
 
-    assert f"is version {SCHEMA_VERSION}, older than this package's 0002" in str(caught.value)
+    assert f"is version {SCHEMA_VERSION}, older than this package's 9998" in str(caught.value)
     assert str(caught.value).endswith(f"run: otel-storage db upgrade --url {on_server.url}")
+
+
+def test_first_schema_is_brought_up_with_its_rows(storage: SqlPipelineStorage) -> None:
+    """The schema of the first version is upgraded, and what is in it stays: a run, and the reference to its spans."""
+    with storage.database.engine.begin() as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        now = "2026-11-24 08:00:00"
+        connection.execute(
+            text(
+                "INSERT INTO otel_storage_pipeline_execution (run_id, pipeline_id, pipeline_result_count,"
+                " task_result_count, status, created) VALUES ('run', 'shop.Orders', 0, 0, 'DONE', :now)"
+            ),
+            {"now": now},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO otel_storage_outbox (kind, record_id, execution_id, state, created, due, attempts)"
+                " VALUES ('PipelineExecution', 1, 1, 'waiting', :now, :now, 0)"
+            ),
+            {"now": now},
+        )
+    assert storage.current() == "0001"
+
+    storage.upgrade()
+
+    assert storage.current() == SCHEMA_VERSION
+    assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["run"]
+    assert storage.outbox.status().waiting == 1
+    build(storage, "another")
 
 
 def test_version_table_without_a_version(storage: SqlPipelineStorage) -> None:
