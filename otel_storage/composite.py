@@ -57,6 +57,10 @@ class OtelPipelineStorage(PipelineStorage):
         service_name: The service that runs are traced under; None takes ``OTEL_SERVICE_NAME``, else ``pipelines``.
         capture: What may leave the process beside states, identities and error messages: any of ``"input_data"``,
             ``"config"``, ``"objects"`` and ``"messages"`` (of validation errors).
+        trace_url: Where people see a trace, e.g. ``http://jaeger:16686/trace/{trace_id}``: an address in which
+            ``{trace_id}`` and ``{run_id}`` are filled in. Records give it by ``get_trace_url()``.
+        run_url: Where people see a run, e.g. ``https://ops.example.com/pipelines/{run_id}/results/``. It is an
+            attribute of the run's root span.
         settle_quiet: Seconds that a final run with PENDING records waits, without a change, for its parent spans to be
             sent.
         settle_after: Seconds that a final run waits so for a task result that is RUNNING.
@@ -77,6 +81,8 @@ class OtelPipelineStorage(PipelineStorage):
         delivery: Literal["thread", "external"] = "thread",
         service_name: str | None = None,
         capture: Iterable[str] = (),
+        trace_url: str | None = None,
+        run_url: str | None = None,
         settle_quiet: Seconds = 30,
         settle_after: Seconds = 86_400,
         max_age: Seconds = 7 * 86_400,
@@ -99,7 +105,9 @@ class OtelPipelineStorage(PipelineStorage):
         """What sends the spans."""
         from otel_storage.telemetry.recording import Recording
 
-        self.storage.listener = Recording(self.delivery.notify, service_name=service_name, capture=capture)
+        self.storage.listener = Recording(
+            self.delivery.notify, service_name=service_name, capture=capture, trace_url=trace_url, run_url=run_url
+        )
         self.delivery.start()
 
     build_pipeline_execution = _forwarded(PipelineStorage.build_pipeline_execution)

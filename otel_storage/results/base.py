@@ -210,6 +210,10 @@ class PipelineStorageObject(_HostObject):
         """The id of the run's trace, 32 hexadecimal digits; None if no trace is recorded for the run."""
         return None
 
+    def get_trace_url(self) -> str | None:
+        """Where people see the run's trace; None without a trace, or where no viewer's address is configured."""
+        return None
+
     def get_pipeline(self) -> Any:
         """The registered pipeline class.
 

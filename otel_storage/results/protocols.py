@@ -86,3 +86,6 @@ class StorageListener(Protocol):
 
     def trace_id(self, run_id: str) -> str:
         """The id of the run's trace: 32 hexadecimal digits."""
+
+    def trace_url(self, run_id: str) -> str | None:
+        """Where people see the run's trace; None where that is not configured."""

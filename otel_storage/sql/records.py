@@ -206,6 +206,11 @@ class SqlRecord(PipelineStorageObject):
         listener = self._records.listener
         return listener.trace_id(self.run_id) if listener is not None and self.is_traced else None
 
+    def get_trace_url(self) -> str | None:
+        """Where people see the run's trace; None without a trace, or where that is not configured."""
+        listener = self._records.listener
+        return listener.trace_url(self.run_id) if listener is not None and self.is_traced else None
+
     @property
     def is_traced(self) -> bool:
         """Whether the run was built with telemetry, and sampled."""

@@ -14,11 +14,15 @@ from opentelemetry.context import Context, attach, detach
 
 from otel_storage.results.base import PipelineStorageObject
 from otel_storage.telemetry import ids, run_trace, spans
+from otel_storage.telemetry.links import UrlTemplate
 
 logger = logging.getLogger("otel_storage")
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+_TRACE_FIELDS = frozenset({"run_id", "trace_id"})
+_RUN_FIELDS = frozenset({"run_id"})
 
 
 class Recording:
@@ -29,17 +33,27 @@ class Recording:
         service_name: The service that runs are traced under; None takes OpenTelemetry's standard variables.
         capture: What may leave the process beside states and identities; see
             :data:`otel_storage.telemetry.run_trace.CAPTURE_NAMES`.
+        trace_url: Where people see a trace: an address with ``{trace_id}`` or ``{run_id}`` in it.
+        run_url: Where people see a run: an address with ``{run_id}`` in it, which its root span tells.
 
     Raises:
-        ConfigurationError: ``capture`` holds a name that is none.
+        ConfigurationError: ``capture`` holds a name that is none, or an address cannot be used.
     """
 
     def __init__(
-        self, notify: Callable[[], None], *, service_name: str | None = None, capture: Iterable[str] = ()
+        self,
+        notify: Callable[[], None],
+        *,
+        service_name: str | None = None,
+        capture: Iterable[str] = (),
+        trace_url: str | None = None,
+        run_url: str | None = None,
     ) -> None:
         self._notify = notify
         self._service_name = service_name
         self._capture = run_trace.check_capture(capture)
+        self._trace_url = None if trace_url is None else UrlTemplate(trace_url, "trace_url", _TRACE_FIELDS)
+        self._run_url = None if run_url is None else UrlTemplate(run_url, "run_url", _RUN_FIELDS)
         self._contexts = _TaskContexts()
         self._logged: set[str] = set()
 
@@ -68,8 +82,13 @@ class Recording:
         """The id of the run's trace."""
         return ids.format_trace_id(ids.trace_id(run_id))
 
+    def trace_url(self, run_id: str) -> str | None:
+        """Where people see the run's trace."""
+        return None if self._trace_url is None else self._trace_url.fill(run_id=run_id, trace_id=self.trace_id(run_id))
+
     def _decide(self, run_id: str) -> dict[str, Any] | None:
-        decided = run_trace.decide(run_id, service_name=self._service_name, capture=self._capture)
+        url = None if self._run_url is None else self._run_url.fill(run_id=run_id)
+        decided = run_trace.decide(run_id, service_name=self._service_name, capture=self._capture, url=url)
         return None if decided is None else decided.as_json()
 
     def _guarded(
