@@ -275,8 +275,16 @@ def _remove_some(connection: Connection, before: datetime | None) -> tuple[list[
     ids = [run.id for run in runs]
     if not ids:
         return [], 0
-    references = connection.execute(delete(schema.outbox).where(schema.outbox.c.execution_id.in_(ids))).rowcount
+    return [run.run_id for run in runs], remove_rows(connection, ids)
+
+
+def remove_rows(connection: Connection, execution_ids: Sequence[int]) -> int:
+    """Remove the rows of the runs; returns how many references went with them."""
+    references = connection.execute(
+        delete(schema.outbox).where(schema.outbox.c.execution_id.in_(execution_ids))
+    ).rowcount
     for child in (schema.failure, schema.task_result, schema.task_execution, schema.pipeline_result):
-        connection.execute(delete(child).where(child.c.execution_id.in_(ids)))
-    connection.execute(delete(table).where(table.c.id.in_(ids)))
-    return [run.run_id for run in runs], references
+        connection.execute(delete(child).where(child.c.execution_id.in_(execution_ids)))
+    table = schema.pipeline_execution
+    connection.execute(delete(table).where(table.c.id.in_(execution_ids)))
+    return references

@@ -97,11 +97,12 @@ def advance(
             winners.extend(link for link in chain if _was_ours(connection, link, change))
             return True
         for link in chain:
-            if _update(connection, link, change, fields if link is record else None):
+            if update_row(connection, link.content_type_name, link.id, change, fields if link is record else None):
                 winners.append(link)
             elif link is record:
                 raise _NotAdvancing
-        return _write_references(connection, record, winners, change)
+        won = [(winner.content_type_name, winner.id) for winner in winners]
+        return write_references(connection, record.execution.id, won, change, is_traced=record.is_traced)
 
     try:
         referenced = record.database.write(work)
@@ -140,12 +141,15 @@ def _chain(record: SqlRecord, status: PipelineTaskStatus, propagate: bool) -> li
     return chain
 
 
-def _update(connection: Connection, record: SqlRecord, change: Change, fields: dict[str, Any] | None) -> bool:
-    values: dict[str, Any] = {"record_id": record.id, "new_message": change.message or None}
+def update_row(
+    connection: Connection, kind: str, record_id: int, change: Change, fields: dict[str, Any] | None = None
+) -> bool:
+    """Apply the change to the record's row, and write the fields with it, if that advances its status."""
+    values: dict[str, Any] = {"record_id": record_id, "new_message": change.message or None}
     if change.status is PipelineTaskStatus.RUNNING:
         worker = this_worker()
         values.update(worker_host=worker.host, worker_pid=worker.pid, worker_started=worker.started)
-    statement = _update_statement(record.content_type_name, change.status)
+    statement = _update_statement(kind, change.status)
     values["at"] = change.at
     if fields:
         statement = statement.values(fields)
@@ -175,35 +179,39 @@ def _was_ours(connection: Connection, record: SqlRecord, change: Change) -> bool
     return bool((row.started if change.status is PipelineTaskStatus.RUNNING else row.completed) == change.at)
 
 
-def _write_references(connection: Connection, record: SqlRecord, winners: Sequence[SqlRecord], change: Change) -> bool:
-    """Write what telemetry needs of the change; whether there was anything."""
+def write_references(
+    connection: Connection, execution_id: int, winners: Sequence[tuple[str, int]], change: Change, *, is_traced: bool
+) -> bool:
+    """Write what telemetry needs of records, by kind and id, that advanced; whether a reference is due by it."""
     if change.status not in FINAL:
         return False
-    execution_id = record.execution.id
-    if change.failure is not None and record in winners:
-        connection.execute(
-            insert(schema.failure).inline(),
-            {
-                "task_result_id": record.id,
-                "execution_id": execution_id,
-                "type": storable(change.failure.type)[:255],
-                "message": storable(change.failure.message),
-                "stacktrace": storable(change.failure.stacktrace),
-            },
-        )
-    if not record.is_traced:
-        return False
     referenced = False
-    for winner in winners:
-        if winner.content_type_name == TASK_RESULT:
-            connection.execute(
-                insert(schema.outbox).inline(), reference(TASK_RESULT, winner.id, execution_id, change.at)
-            )
-            referenced = True
-        elif winner.content_type_name == EXECUTION:
+    for kind, record_id in winners:
+        if kind == TASK_RESULT:
+            if change.failure is not None:
+                _write_failure(connection, execution_id, record_id, change.failure)
+            if is_traced:
+                connection.execute(
+                    insert(schema.outbox).inline(), reference(TASK_RESULT, record_id, execution_id, change.at)
+                )
+                referenced = True
+        elif kind == EXECUTION and is_traced:
             connection.execute(_RUN_IS_FINAL, {"run": execution_id, "at": change.at})
             referenced = True
     return referenced
+
+
+def _write_failure(connection: Connection, execution_id: int, task_result_id: int, failure: Failure) -> None:
+    connection.execute(
+        insert(schema.failure).inline(),
+        {
+            "task_result_id": task_result_id,
+            "execution_id": execution_id,
+            "type": storable(failure.type)[:255],
+            "message": storable(failure.message),
+            "stacktrace": storable(failure.stacktrace),
+        },
+    )
 
 
 _RUN_IS_FINAL = (

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextvars import Token
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 
 from otel_storage.results.base import PipelineStorageObject
+from otel_storage.results.guard import Guard
 from otel_storage.telemetry import ids, run_trace, spans
 from otel_storage.telemetry.links import UrlTemplate
-
-logger = logging.getLogger("otel_storage")
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 _TRACE_FIELDS = frozenset({"run_id", "trace_id"})
 _RUN_FIELDS = frozenset({"run_id"})
@@ -55,7 +50,7 @@ class Recording:
         self._trace_url = None if trace_url is None else UrlTemplate(trace_url, "trace_url", _TRACE_FIELDS)
         self._run_url = None if run_url is None else UrlTemplate(run_url, "run_url", _RUN_FIELDS)
         self._contexts = _TaskContexts()
-        self._logged: set[str] = set()
+        self._guarded = Guard()
 
     def run_building(self, run_id: str, pipeline_id: str) -> dict[str, Any] | None:
         """What is stored with the run about its trace; None where telemetry is disabled."""
@@ -90,18 +85,6 @@ class Recording:
         url = None if self._run_url is None else self._run_url.fill(run_id=run_id)
         decided = run_trace.decide(run_id, service_name=self._service_name, capture=self._capture, url=url)
         return None if decided is None else decided.as_json()
-
-    def _guarded(
-        self, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> Result | None:
-        try:
-            return work(*args, **kwargs)
-        except Exception as error:
-            cause = f"{work.__name__}: {type(error).__name__}: {error}"
-            if cause not in self._logged:
-                self._logged.add(cause)
-                logger.exception("a run goes on without part of its telemetry")
-            return None
 
 
 def _link(run_id: str, execution_id: int) -> None:

@@ -1,0 +1,37 @@
+"""What must not fail a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+logger = logging.getLogger("otel_storage")
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+_MOST_CAUSES = 100
+
+
+class Guard:
+    """Calls what must not fail a run: an error is logged once per cause, counted, and goes no further."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        """How many calls failed since the process began."""
+        self._logged: set[str] = set()
+
+    def __call__(
+        self, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result | None:
+        """What ``work`` returns; None if it fails."""
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            self.failures += 1
+            cause = f"{work.__name__}: {type(error).__name__}: {error}"
+            if cause not in self._logged and len(self._logged) < _MOST_CAUSES:
+                self._logged.add(cause)
+                logger.exception("a run goes on without part of its telemetry")
+            return None
