@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.telemetry.delivery import Delivery
     from otel_storage.telemetry.exporting import AcknowledgedExporter
+    from otel_storage.watch.storage import StorageWatch
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 Seconds = float | timedelta
+
+
+COPIES_TIMEOUT = 5.0
+"""Seconds that a run of another storage waits, at most, for the database of its copies."""
 
 
 def _forwarded(method: Method) -> Method:
@@ -34,7 +39,21 @@ def _forwarded(method: Method) -> Method:
 
     @wraps(method)
     def forward(self: OtelPipelineStorage, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.storage, name)(*args, **kwargs)
+        found = getattr(self.storage, name)(*args, **kwargs)
+        if self._watch is not None:
+            self._watch.see(found)
+        return found
+
+    return cast("Method", forward)
+
+
+def _told(method: Method) -> Method:
+    """The method of the same name of the wrapped storage, which tells of it; of another's, its watch does."""
+    name = method.__name__
+
+    @wraps(method)
+    def forward(self: OtelPipelineStorage, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._teller, name)(*args, **kwargs)
 
     return cast("Method", forward)
 
@@ -44,12 +63,14 @@ class OtelPipelineStorage(PipelineStorage):
 
     The records are the storage's own. A record that becomes final leaves a reference to it in the transaction that
     makes it so; its span is sent, by a thread of this process or by ``otel-storage deliver --watch``, until the
-    endpoint has acknowledged it.
+    endpoint has acknowledged it. Of a storage that is not ours the records are watched, and what spans are made from
+    is copied into a database beside it, just after each of its own commits.
 
     Args:
-        storage: None for a :class:`~otel_storage.sql.storage.SqlPipelineStorage` on ``url``; or one, as an instance, a
-            dotted path of its class, or a pair of a path and keyword arguments.
+        storage: None for a :class:`~otel_storage.sql.storage.SqlPipelineStorage` on ``url``; or any storage, as an
+            instance, a dotted path of its class, or a pair of a path and keyword arguments.
         url: The database of a storage that is made here; see ``SqlPipelineStorage``.
+        outbox_url: The database beside a storage that is not ours; found as ``url`` is.
         exporter: None for OTLP as OpenTelemetry's standard variables (``OTEL_EXPORTER_OTLP_*``) say; or a
             ``SpanExporter``, as an instance (which serves this process alone), a path, or a pair.
         delivery: ``"thread"`` to send by a background thread of each process, ``"external"`` to leave it to another:
@@ -65,7 +86,7 @@ class OtelPipelineStorage(PipelineStorage):
             sent.
         settle_after: Seconds that a final run waits so for a task result that is RUNNING.
         max_age: Seconds after which a span that cannot be delivered is no longer tried.
-        durable: See ``SqlPipelineStorage``.
+        durable: See ``SqlPipelineStorage``; of a storage that is not ours, for the database beside it.
         clock: Gives the time now, aware and in UTC.
 
     Raises:
@@ -77,6 +98,7 @@ class OtelPipelineStorage(PipelineStorage):
         storage: PipelineStorage | str | tuple[str, dict[str, Any]] | None = None,
         *,
         url: str | URL | None = None,
+        outbox_url: str | URL | None = None,
         exporter: SpanExporter | str | tuple[str, dict[str, Any]] | None = None,
         delivery: Literal["thread", "external"] = "thread",
         service_name: str | None = None,
@@ -99,18 +121,23 @@ class OtelPipelineStorage(PipelineStorage):
             config.import_path(config.split(exporter, "exporter")[0], "exporter")
         self.storage = _storage(storage, url, durable, clock)
         """The storage that keeps the records."""
+        self.records = _records(self.storage, outbox_url, durable, clock)
+        """Our tables, with the outbox in them: those of the storage itself, or those beside a storage not ours."""
         self._owns_storage = self.storage is not storage
         self._exporter = exporter
         self.delivery = self._delivery(settling, age, threaded=delivery == "thread")
         """What sends the spans."""
         from otel_storage.telemetry.recording import Recording
 
-        self.storage.listener = Recording(
+        recording = Recording(
             self.delivery.notify, service_name=service_name, capture=capture, trace_url=trace_url, run_url=run_url
         )
+        self._watch = None if self.records is self.storage else self._watch_storage()
+        self._teller = self.records if self._watch is None else self._watch
+        self._teller.listener = recording
         self.delivery.start()
 
-    build_pipeline_execution = _forwarded(PipelineStorage.build_pipeline_execution)
+    build_pipeline_execution = _told(PipelineStorage.build_pipeline_execution)
     get_pipeline_digest = _forwarded(PipelineStorage.get_pipeline_digest)
     get_pipeline_executions = _forwarded(PipelineStorage.get_pipeline_executions)
     get_pipeline_execution = _forwarded(PipelineStorage.get_pipeline_execution)
@@ -120,7 +147,7 @@ class OtelPipelineStorage(PipelineStorage):
     get_task_execution = _forwarded(PipelineStorage.get_task_execution)
     get_task_results = _forwarded(PipelineStorage.get_task_results)
     get_task_result = _forwarded(PipelineStorage.get_task_result)
-    cleanup = _forwarded(PipelineStorage.cleanup)
+    cleanup = _told(PipelineStorage.cleanup)
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Send the spans that are due, and wait for it at most ``timeout`` seconds.
@@ -135,9 +162,13 @@ class OtelPipelineStorage(PipelineStorage):
     def close(self) -> None:
         """Send what is due, for 5 seconds at most, stop sending, and close a storage that was made here."""
         self.delivery.close()
-        self.storage.listener = None
-        if self._owns_storage:
-            self.storage.close()
+        self._teller.listener = None
+        if self._watch is not None:
+            self._watch.close()
+            self.records.close()
+        close = getattr(self.storage, "close", None)
+        if self._owns_storage and close is not None:
+            close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.storage!r})"
@@ -149,15 +180,23 @@ class OtelPipelineStorage(PipelineStorage):
         from otel_storage.telemetry.sending import Sender, SendingRules
 
         rules = SendingRules(max_age=max_age, settling=settling)
-        sender = Sender(self.storage.outbox, self._open_exporter, rules, self.storage.clock)
+        sender = Sender(self.records.outbox, self._open_exporter, rules, self.records.clock)
         return Delivery(
-            self.storage.outbox,
+            self.records.outbox,
             sender,
-            self.storage.clock,
+            self.records.clock,
             threaded=threaded and not is_disabled(),
             describe=self._describe,
             serves_children=self._exporter is None or _is_path(self._exporter),
         )
+
+    def _watch_storage(self) -> StorageWatch:
+        # Imported here: most storages are ours.
+        from otel_storage.sql.copies import SqlCopies
+        from otel_storage.sql.records import SqlRecord
+        from otel_storage.watch.storage import StorageWatch
+
+        return StorageWatch(self.storage, SqlCopies(self.records.database), self.records.clock, SqlRecord)
 
     def _open_exporter(self) -> AcknowledgedExporter:
         from otel_storage.telemetry.exporting import open_exporter
@@ -179,20 +218,41 @@ def _is_path(spec: object) -> bool:
     return isinstance(spec, (str, tuple, list))
 
 
-def _storage(storage: Any, url: str | URL | None, durable: bool, clock: Clock) -> SqlPipelineStorage:
+def _storage(storage: Any, url: str | URL | None, durable: bool, clock: Clock) -> PipelineStorage:
     if storage is None:
         return SqlPipelineStorage(url, durable=durable, clock=clock)
-    if url is not None or durable:
-        raise ConfigurationError("give url and durable to the storage itself, in its keyword arguments")
+    if url is not None:
+        raise ConfigurationError(
+            "url: a storage that is given has a database of its own; set that by the storage's keyword arguments, and "
+            "with outbox_url the one beside it"
+        )
     if isinstance(storage, (str, tuple, list)):
         cls, kwargs = config.storage_class(storage, "storage")
         storage = config.instantiate(cls, kwargs, "storage", f"{cls.__module__}.{cls.__qualname__}")
+    expected = config.expected_class()
+    if not isinstance(storage, expected):
+        raise ConfigurationError(f"storage: {type(storage).__qualname__} does not extend {expected.__name__}")
+    if isinstance(storage, OtelPipelineStorage):
+        raise ConfigurationError("storage: an OtelPipelineStorage is not wrapped again; give it the storage itself")
+    if isinstance(storage, SqlPipelineStorage):
+        if durable:
+            raise ConfigurationError("durable: give it to the SqlPipelineStorage itself, in its keyword arguments")
+        if storage.listener is not None:
+            raise ConfigurationError(
+                "storage: this one is wrapped by an OtelPipelineStorage already; give each its own"
+            )
+    return storage
+
+
+def _records(storage: PipelineStorage, outbox_url: str | URL | None, durable: bool, clock: Clock) -> SqlPipelineStorage:
+    """The storage itself, if it keeps its records in our tables; else one on the database beside it."""
     if not isinstance(storage, SqlPipelineStorage):
-        raise ConfigurationError(
-            f"storage: a {type(storage).__qualname__} cannot be wrapped yet; use otel_storage.SqlPipelineStorage"
-        )
-    if storage.listener is not None:
-        raise ConfigurationError("storage: this one is wrapped by an OtelPipelineStorage already; give each its own")
+        try:
+            return SqlPipelineStorage(outbox_url, durable=durable, timeout=COPIES_TIMEOUT, clock=clock)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"outbox_url: {error}") from error
+    if outbox_url is not None:
+        raise ConfigurationError("outbox_url: a SqlPipelineStorage has its outbox in its own database; leave it out")
     return storage
 
 

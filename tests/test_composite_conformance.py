@@ -16,7 +16,7 @@ class _Composite(conformance.OnSql):
     def open_storage(self, url: str, clock: ManualClock) -> OtelPipelineStorage:
         """A storage with telemetry, which sends nothing by itself."""
         storage = OtelPipelineStorage(url=url, clock=clock, exporter=InMemorySpanExporter(), delivery="external")
-        storage.storage.upgrade()
+        storage.records.upgrade()
         return storage
 
 

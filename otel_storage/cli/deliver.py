@@ -63,7 +63,7 @@ def _deliver_once(storage: OtelPipelineStorage, output: Output) -> None:
     endpoint = storage.delivery.endpoint
     with _progress(storage, output) as on_progress:
         report = storage.delivery.deliver_due(on_progress)
-    status = storage.storage.outbox.status()
+    status = storage.records.outbox.status()
     if output.as_json:
         output.document(as_json(endpoint, report, status))
     else:
@@ -88,7 +88,7 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
             try:
                 # The first time at once, then when each is due.
                 report = storage.delivery.deliver_due(retry_now=told is None)
-                status = storage.storage.outbox.status()
+                status = storage.records.outbox.status()
             except (DatabaseUnavailable, SQLAlchemyError) as error:
                 # A database that restarts ends no sender.
                 if told != str(error):
@@ -199,7 +199,7 @@ def _progress(storage: OtelPipelineStorage, output: Output) -> Iterator[OnProgre
     if not output.err.is_terminal:
         yield None
         return
-    outbox = storage.storage.outbox
+    outbox = storage.records.outbox
     total = outbox.status().waiting
     columns = (TextColumn("Sending"), BarColumn(), MofNCompleteColumn(), TextColumn("entries of the outbox"))
     with Progress(*columns, console=output.err, transient=True) as progress:

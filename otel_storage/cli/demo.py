@@ -86,7 +86,7 @@ def demo(url: str | None, as_json: bool) -> None:
         if as_json:
             output.document(
                 {
-                    "storage": storage.storage.url,
+                    "storage": storage.records.url,
                     "runs": [run_tree.as_json(run) for run in runs],
                     "spans": vars(spans),
                     "commands": commands,
@@ -133,7 +133,7 @@ def _run_all(storage: OtelPipelineStorage, output: Output) -> Iterator[Node]:
         execution = storage.get_pipeline_execution(run_id)
         if execution is None:
             raise Failure(f"the run of {pipeline.get_id()} was not stored: {refusal}")
-        run = run_tree.read_run(storage.storage, execution)
+        run = run_tree.read_run(storage.records, execution)
         if not output.as_json:
             output.lines(waterfall.render(run, clock.now(), output.width, output.glyphs))
         if refusal:
@@ -178,7 +178,7 @@ def _spans(storage: OtelPipelineStorage, runs: list[Node]) -> Spans:
     if not any(run.facts["trace_id"] for run in runs):
         return Spans("off", 0, endpoint, "")
     error = _deliver(storage)
-    status = storage.storage.outbox.status()
+    status = storage.records.outbox.status()
     if error or status.waiting:
         return Spans("waiting", count, endpoint, text.one_line(error or status.error))
     if status.refused:
@@ -248,7 +248,7 @@ def _facts(storage: OtelPipelineStorage, runs: list[Node], spans: Spans, output:
         if room >= len(trace_id) + len(run.name) + 2:
             line.append(f"  {run.name}", style="dim")
         yield line
-    yield from _folded("state", storage.storage.url, label_width, room)
+    yield from _folded("state", storage.records.url, label_width, room)
     told = {
         "delivered": f"all {spans.count} delivered to {spans.endpoint}",
         "waiting": f"{spans.count} wait in the database for {spans.endpoint}: {spans.reason}",

@@ -61,7 +61,7 @@ def open_records(url: str | None, *, may_create: bool = False) -> Iterator[SqlPi
 
     storage = _open(url)
     try:
-        records = getattr(storage, "storage", storage)
+        records = getattr(storage, "records", storage)
         if not isinstance(records, SqlPipelineStorage):
             raise ConfigurationError(
                 f"the configured storage is a {type(records).__name__}, whose records this command cannot read; "
@@ -91,7 +91,7 @@ def open_telemetry(url: str | None) -> Iterator[OtelPipelineStorage]:
                 f"the configured storage is a {type(storage).__name__}, which makes no spans; "
                 f"configure {config.DEFAULT}, or name a database with --url"
             )
-        _refuse_missing_file(storage.storage)
+        _refuse_missing_file(storage.records)
         yield storage
     finally:
         _close(storage)

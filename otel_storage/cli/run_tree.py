@@ -78,7 +78,7 @@ def read_run(storage: SqlPipelineStorage, execution: PipelineExecution) -> Node:
     for task_result in storage.get_task_results(run_id=run_id):
         task_object = task_result.get_serializable_task_object()
         node = _node(task_result, text.object_name(task_object), [], task_object=task_object)
-        node.failure = failures.get(node.id)
+        node.failure = failures.get(task_result.get_id())
         task_results[task_result.get_task_execution().get_id()].append(node)
 
     task_executions: dict[int, list[Node]] = defaultdict(list)
@@ -141,7 +141,8 @@ def as_json(node: Node) -> dict[str, Any]:
 def _node(record: PipelineStorageObject, name: str, children: list[Node], **facts: Any) -> Node:
     node = Node(
         kind=record.content_type_name,
-        id=record.get_id(),
+        # Of a copy, the id in the storage it is a copy from, as spans have it.
+        id=getattr(record, "source_id", record.get_id()),
         name=name,
         status=record.get_status(),
         created=text.aware(record.get_created()),

@@ -60,6 +60,13 @@ else:
     _HostDigestItem = _base.PipelineDigestItem
 
 
+HostRecord: type = _HostObject
+"""What all records extend, ours and others': the host's own class where it is installed."""
+
+BADLY_CONFIGURED = "Pipeline is badly configured"
+"""The message of an execution that was built without ``build_all``."""
+
+
 class StatusChange(NamedTuple):
     """One step in the life of a record."""
 

@@ -61,10 +61,18 @@ def storage_class(spec: Spec, what: str = SETTING) -> tuple[type[PipelineStorage
     """
     path, kwargs = split(spec, what)
     cls = import_path(path, what)
-    expected = host.load("results.base").PipelineResultsStorage if host.is_installed() else PipelineStorage
+    expected = expected_class()
     if not (isinstance(cls, type) and issubclass(cls, expected)):
         raise ConfigurationError(f"{what}: {path} is not a storage class; it must extend {expected.__name__}")
     return cls, kwargs
+
+
+def expected_class() -> type[PipelineStorage]:
+    """What a storage must extend: the host's own class where it is installed."""
+    if not host.is_installed():
+        return PipelineStorage
+    expected: type[PipelineStorage] = host.load("results.base").PipelineResultsStorage
+    return expected
 
 
 def load_object(spec: Spec, *, expected: type | None, what: str) -> Any:

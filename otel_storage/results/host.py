@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from importlib import import_module, metadata
@@ -42,6 +43,19 @@ def django_is_configured() -> bool:
 def django_settings() -> Any:
     """Django's settings; call it only where :func:`django_is_configured`."""
     return import_module("django.conf").settings
+
+
+def after_commit(record: object, work: Callable[[], None]) -> None:
+    """Do the work once what was done to the record is committed; never, if that is rolled back.
+
+    At once, unless the record is a Django model's and its database is in a transaction (``atomic()``).
+    """
+    models = sys.modules.get("django.db.models")
+    if models is None or not isinstance(record, models.Model):
+        work()
+        return
+    transaction = import_module("django.db.transaction")
+    transaction.on_commit(work, using=record._state.db)
 
 
 def present(moment: datetime | None) -> datetime | None:

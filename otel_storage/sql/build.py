@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from otel_storage.results.base import BADLY_CONFIGURED
 from otel_storage.results.exceptions import InvalidInput, RunExists
 from otel_storage.results.protocols import PipelineLike, Reporter
 from otel_storage.results.status import PipelineTaskStatus
@@ -27,8 +28,6 @@ from otel_storage.sql.transitions import EXECUTION, reference
 from otel_storage.sql.types import dump_json, identifier, storable
 
 Row = dict[str, Any]
-
-BADLY_CONFIGURED = "Pipeline is badly configured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
         # An earlier attempt may have been committed although its answer was lost.
         if attempts > 1 and (stored := _stored(connection, execution)) is not None:
             return stored
-        ids = _IdSource(connection)
+        ids = IdSource(connection)
         rows = Rows([execution], *_children(plan, execution, ids))
         if is_traced:
             is_final = execution["status"] is not PipelineTaskStatus.PENDING
@@ -153,7 +152,7 @@ class Rows:
     task_results: Sequence[Row]
 
 
-def _children(plan: Plan, execution: Row, ids: _IdSource) -> tuple[list[Row], list[Row], list[Row]]:
+def _children(plan: Plan, execution: Row, ids: IdSource) -> tuple[list[Row], list[Row], list[Row]]:
     ids.insert(schema.pipeline_execution, [execution])
     common = {
         "execution_id": execution["id"],
@@ -185,7 +184,7 @@ def _children(plan: Plan, execution: Row, ids: _IdSource) -> tuple[list[Row], li
     return pipeline_results, task_executions, task_results
 
 
-class _IdSource:
+class IdSource:
     """Inserts rows in bulk, and knows their ids.
 
     SQLite's write lock and PostgreSQL's sequences give the ids beforehand, which is quicker than asking for them back.

@@ -62,16 +62,25 @@ class Database:
             ``otel_storage.db`` in Django's ``BASE_DIR``, or in the working directory.
         engine: An engine to use instead; it keeps its own settings, and is not disposed.
         durable: SQLite only: sync every commit to the disk, so that it survives a power cut too.
+        timeout: Seconds to wait for another's lock on SQLite, else 30, or for a server's answer to a new connection,
+            else 10.
 
     Raises:
         ConfigurationError: the URL cannot be parsed, its driver is missing, or both arguments are given.
     """
 
-    def __init__(self, url: str | URL | None = None, *, engine: Engine | None = None, durable: bool = False) -> None:
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        engine: Engine | None = None,
+        durable: bool = False,
+        timeout: float | None = None,
+    ) -> None:
         if engine is not None and url is not None:
             raise ConfigurationError("give a url or an engine, not both")
         self._owned = engine is None
-        self.engine = engine if engine is not None else _create_engine(_resolve(url), durable)
+        self.engine = engine if engine is not None else _create_engine(_resolve(url), durable, timeout)
         self._schema_checked = False
         self._lock = threading.RLock()
         _databases.add(self)
@@ -276,12 +285,12 @@ def _is_memory(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
-def _create_engine(url: URL, durable: bool) -> Engine:
+def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:
     # Statements' parameters hold input data, which does not belong in an error or a log.
     options: dict[str, Any] = {"hide_parameters": True}
     backend = url.get_backend_name()
     if backend == "sqlite":
-        options["connect_args"] = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+        options["connect_args"] = {"timeout": timeout or BUSY_TIMEOUT, "check_same_thread": False}
         if _is_memory(url):
             # The database lives in its one connection, which threads take turns to use.
             options.update(poolclass=QueuePool, pool_size=1, max_overflow=0)
@@ -289,7 +298,7 @@ def _create_engine(url: URL, durable: bool) -> Engine:
         # A query is not run again, so it must not be the one to find that the server was restarted.
         options["pool_pre_ping"] = True
         if backend == "postgresql" and "connect_timeout" not in url.query:
-            options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT}
+            options["connect_args"] = {"connect_timeout": max(1, round(timeout or CONNECT_TIMEOUT))}
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError:
@@ -307,18 +316,18 @@ def _create_engine(url: URL, durable: bool) -> Engine:
             "sqlite:///runs.db (three slashes) or postgresql+psycopg://user:password@host:5432/name"
         ) from None
     if backend == "sqlite":
-        _configure_sqlite(engine, durable)
+        _configure_sqlite(engine, durable, timeout or BUSY_TIMEOUT)
     return engine
 
 
-def _configure_sqlite(engine: Engine, durable: bool) -> None:
+def _configure_sqlite(engine: Engine, durable: bool, timeout: float) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         # The driver begins no transaction by itself: it would take the write lock too late.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
-        _switch_to_wal(cursor)
+        cursor.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+        _switch_to_wal(cursor, timeout)
         cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
@@ -330,9 +339,9 @@ def _configure_sqlite(engine: Engine, durable: bool) -> None:
             connection.exec_driver_sql(statement)
 
 
-def _switch_to_wal(cursor: Any) -> None:
+def _switch_to_wal(cursor: Any, timeout: float) -> None:
     """Switch the file to WAL, waiting for others: SQLite says at once that it is busy, whatever ``busy_timeout`` is."""
-    deadline = time.monotonic() + BUSY_TIMEOUT
+    deadline = time.monotonic() + timeout
     while True:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")

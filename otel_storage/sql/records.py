@@ -139,6 +139,12 @@ class SqlRecord(PipelineStorageObject):
         return int(self._values["id"])
 
     @property
+    def source_id(self) -> int:
+        """The id that spans are known by: of a copy, that of the record in the storage it is a copy from."""
+        source = self._values.get("source_id")
+        return self.id if source is None else int(source)
+
+    @property
     def run_id(self) -> str:  # type: ignore[override]  # read only
         """The id of the run."""
         return str(self.execution._values["run_id"])

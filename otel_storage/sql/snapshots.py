@@ -142,7 +142,8 @@ def _state(row: Row[Any]) -> dict[str, Any]:
     if row.worker_host is not None:
         worker = Worker(host=row.worker_host, pid=row.worker_pid, started=row.worker_started)
     return {
-        "id": row.id,
+        # Of a copy, the id in the storage that it is a copy from: spans are known by it.
+        "id": row.id if row.source_id is None else row.source_id,
         "status": row.status,
         "created": row.created,
         "started": row.started,

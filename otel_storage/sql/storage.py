@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, case, delete, func, select
+from sqlalchemy import URL, Engine, case, func, select
 
 from otel_storage.results import clock as clocks
 from otel_storage.results import host
 from otel_storage.results.base import PipelineDigest, PipelineDigestItem, PipelineStorage
 from otel_storage.results.status import FAILED, PipelineTaskStatus
 from otel_storage.sql import build, schema
+from otel_storage.sql.cleanup import CHUNK, remove_oldest
 from otel_storage.sql.durations import seconds_between
 from otel_storage.sql.engine import Database, logger
 from otel_storage.sql.outbox import SqlOutbox
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.results.protocols import PipelineLike, Reporter, StorageListener
 
-# Cleanup holds the write lock for this many runs at a time.
-_CLEANUP_CHUNK = 200
-
 
 class SqlPipelineStorage(PipelineStorage):
     """Keeps the records of pipeline runs in SQL, through SQLAlchemy: SQLite, or PostgreSQL with psycopg 3.
@@ -48,6 +46,7 @@ class SqlPipelineStorage(PipelineStorage):
         engine: An engine to use instead of a URL. It keeps its own settings, and :meth:`close` leaves it open.
         durable: SQLite only: sync every commit to the disk, so that it survives a power cut and not only a killed
             process.
+        timeout: Seconds to wait, at most, for another's lock on SQLite or for a server to answer a new connection.
         clock: Gives the time now, aware and in UTC.
 
     Raises:
@@ -60,9 +59,10 @@ class SqlPipelineStorage(PipelineStorage):
         *,
         engine: Engine | None = None,
         durable: bool = False,
+        timeout: float | None = None,
         clock: Clock = clocks.now,
     ) -> None:
-        self.database = Database(url, engine=engine, durable=durable)
+        self.database = Database(url, engine=engine, durable=durable, timeout=timeout)
         self.clock = clock
         self.listener: StorageListener | None = None
         """The telemetry on top, which is told of transitions."""
@@ -216,10 +216,10 @@ class SqlPipelineStorage(PipelineStorage):
         removed: list[str] = []
         unsent = 0
         while True:
-            run_ids, references = self.database.write(lambda connection: _remove_some(connection, limit))
+            run_ids, references = self.database.write(lambda connection: remove_oldest(connection, limit))
             removed += run_ids
             unsent += references
-            if len(run_ids) < _CLEANUP_CHUNK:
+            if len(run_ids) < CHUNK:
                 break
         if unsent:
             logger.warning("cleanup removed %d runs, and with them %d references to unsent spans", len(removed), unsent)
@@ -262,29 +262,3 @@ def _is_storable(given: object) -> bool:
     """Whether there can be a record of the id given: servers fail on a look-up of what they cannot store."""
     text = str(given)
     return 0 < len(text) <= 255 and text == storable(text)
-
-
-def _remove_some(connection: Connection, before: datetime | None) -> tuple[list[str], int]:
-    """Remove the oldest runs, at most a chunk; returns their run ids, and how many references went with them."""
-    table = schema.pipeline_execution
-    # Locked from the top down, as a transition locks them.
-    statement = select(table.c.id, table.c.run_id).order_by(table.c.id).limit(_CLEANUP_CHUNK).with_for_update()
-    if before is not None:
-        statement = statement.where(table.c.created < before)
-    runs = connection.execute(statement).all()
-    ids = [run.id for run in runs]
-    if not ids:
-        return [], 0
-    return [run.run_id for run in runs], remove_rows(connection, ids)
-
-
-def remove_rows(connection: Connection, execution_ids: Sequence[int]) -> int:
-    """Remove the rows of the runs; returns how many references went with them."""
-    references = connection.execute(
-        delete(schema.outbox).where(schema.outbox.c.execution_id.in_(execution_ids))
-    ).rowcount
-    for child in (schema.failure, schema.task_result, schema.task_execution, schema.pipeline_result):
-        connection.execute(delete(child).where(child.c.execution_id.in_(execution_ids)))
-    table = schema.pipeline_execution
-    connection.execute(delete(table).where(table.c.id.in_(execution_ids)))
-    return references

@@ -100,7 +100,7 @@ def _sql(made: Databases) -> SqlPipelineStorage:
 
 def _otel(made: Databases) -> OtelPipelineStorage:
     storage = OtelPipelineStorage(url=made.fresh(), delivery="external")
-    storage.storage.upgrade()
+    storage.records.upgrade()
     return storage
 
 

@@ -25,10 +25,12 @@ class Site:
     """What a process of the site printed and did."""
 
     runs: dict[str, str]
+    states: dict[str, Any]
+    """The statuses of each run's records, as the site's storage tells them."""
     flushed: bool | None
     stderr: str
     storage: SqlPipelineStorage
-    """The site's storage, opened by the test."""
+    """Our tables of the site, opened by the test."""
 
 
 RunSite = Callable[..., Site]
@@ -46,11 +48,14 @@ def run_site() -> Iterator[RunSite]:
     """Runs pipelines in a process of their own, which must exit clean."""
     storages = ExitStack()
 
-    def run(url: str, endpoint: str, *arguments: str, **kwargs: Any) -> Site:
+    def run(url: str, endpoint: str, *arguments: str, database: dict[str, Any] | None = None, **kwargs: Any) -> Site:
         storage = storages.enter_context(closing(SqlPipelineStorage(url)))
         storage.upgrade()
-        setting = json.dumps(["otel_storage.OtelPipelineStorage", {"url": url, **kwargs}])
+        where = {"outbox_url" if "storage" in kwargs else "url": url}
+        setting = json.dumps(["otel_storage.OtelPipelineStorage", {**where, **kwargs}])
         environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        if database is not None:
+            environment["TESTS_SITE_DATABASE"] = json.dumps(database)
         process = subprocess.run(
             [sys.executable, "-m", "tests.integration.site", setting, *arguments],
             cwd=Path(__file__).parents[2],
@@ -62,7 +67,7 @@ def run_site() -> Iterator[RunSite]:
         )
         assert process.returncode == 0, process.stderr
         printed = json.loads(process.stdout)
-        return Site(runs=printed["runs"], flushed=printed["flushed"], stderr=process.stderr, storage=storage)
+        return Site(**printed, stderr=process.stderr, storage=storage)
 
     with storages:
         yield run

@@ -1,12 +1,14 @@
 """A site of its own process: runs real pipelines of the host with the eager runner.
 
 ``python -m tests.integration.site STORAGE_JSON PIPELINE...`` runs each pipeline and prints, as JSON, the run id of each
-by its name. A user's tracing is set up as a user would.
+by its name, and the states that the storage then tells of. A user's tracing is set up as a user would. The variable
+``TESTS_SITE_DATABASE`` holds Django's own database as JSON, which is migrated; else it is in memory.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -14,6 +16,7 @@ from typing import Any
 
 import django
 from django.conf import settings
+from django.core.management import call_command
 
 SECRETS = {
     "password": "hunter2-dsn-password",
@@ -27,16 +30,19 @@ def main(storage: Any, names: list[str]) -> None:
     """Run the pipelines of those names through the storage."""
     settings.configure(
         INSTALLED_APPS=["django.contrib.contenttypes", "pipelines"],
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-        USE_TZ=True,
+        DATABASES={"default": json.loads(os.environ.get("TESTS_SITE_DATABASE", "null")) or _IN_MEMORY},
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        USE_TZ="--naive" not in sys.argv,
         PIPELINES_PIPELINES_RESULTS_STORAGE=storage,
         PIPELINES_PIPELINE_REPORTER="pipelines.reporters.logging.LoggingReporter",
     )
     django.setup()
+    if "TESTS_SITE_DATABASE" in os.environ:
+        call_command("migrate", verbosity=0)
     _trace_as_a_user_does()
 
     from pipelines.config import Config
-    from pipelines.results.helpers import get_pipeline_results_storage
+    from pipelines.results.helpers import get_pipeline_execution, get_pipeline_results_storage
     from pipelines.runners.eager import Runner
 
     pipelines = _pipelines()
@@ -53,7 +59,28 @@ def main(storage: Any, names: list[str]) -> None:
         except Exception as error:  # noqa: BLE001 - the host raises a bare Exception for a bad pipeline
             sys.stderr.write(f"{name}: {error}\n")
     flushed = get_pipeline_results_storage().flush(10) if "--flush" in sys.argv else None
-    json.dump({"runs": runs, "flushed": flushed}, sys.stdout)
+    states = {name: _states(get_pipeline_execution(run_id)) for name, run_id in runs.items()}
+    json.dump({"runs": runs, "flushed": flushed, "states": states}, sys.stdout)
+
+
+_IN_MEMORY = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+
+
+def _states(execution: Any) -> Any:
+    """The statuses of the run's records, as a tree."""
+    return [
+        execution.get_status().value,
+        [
+            [
+                result.get_status().value,
+                [
+                    [task.get_status().value, [each.get_status().value for each in task.get_task_results()]]
+                    for task in result.get_task_executions()
+                ],
+            ]
+            for result in execution.get_pipeline_results()
+        ],
+    ]
 
 
 _NO_CARD: dict[str, Any] = {"card": SECRETS["card"] + "x", "note": SECRETS["plain"], "token": SECRETS["token"]}

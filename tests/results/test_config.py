@@ -173,7 +173,7 @@ def test_wrapped_storage_is_configured_the_same_way() -> None:
     """The composite takes the storage that it wraps as a path or a pair, and says what is wrong with it."""
     storage = OtelPipelineStorage((SQL, {"url": "sqlite://"}), delivery="external")
 
-    assert storage.storage.url == "sqlite://"
+    assert storage.records.url == "sqlite://"
     storage.close()
     for spec, words in (
         ("nodots", "storage: 'nodots' is not a dotted path"),

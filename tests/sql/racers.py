@@ -169,7 +169,7 @@ def send(number: int, url: str) -> int:
             report = storage.delivery.deliver_due()
             assert report.error == ""
             sent += report.sent
-            status = storage.storage.outbox.status()
+            status = storage.records.outbox.status()
             if status.waiting + status.held == 0 or time.monotonic() > deadline:
                 return sent
             # The other racer holds what is left.

@@ -68,8 +68,8 @@ def test_a_change_has_one_winner(url: str, propagates: str) -> None:
         parents = [execution, *pipeline_results, *storage.get_task_executions(run_id)]
         failed = {id_ for kind, id_, status in won if kind == "TaskResult" and status is RUNTIME_ERROR}
         _assert_parents(parents, _above(task_results), failed, won, propagates)
-        assert _ids(storage.storage, schema.failure, "task_result_id") == sorted(failed)
-        references = _ids(storage.storage, schema.outbox, "record_id", kind="TaskResult")
+        assert _ids(storage.records, schema.failure, "task_result_id") == sorted(failed)
+        references = _ids(storage.records, schema.outbox, "record_id", kind="TaskResult")
         assert references == sorted(task_result.get_id() for task_result in task_results)
 
         # As a runner ends a run: what is final already stays as it is.
@@ -77,7 +77,7 @@ def test_a_change_has_one_winner(url: str, propagates: str) -> None:
             pipeline_result.report_status_change(RecordingReporter(), DONE, propagate=False)
         execution.report_status_change(RecordingReporter(), DONE)
         assert storage.delivery.deliver_due().error == ""
-        assert _ids(storage.storage, schema.outbox, "record_id") == []
+        assert _ids(storage.records, schema.outbox, "record_id") == []
 
     spans = {span.context.span_id: span for span in exporter.get_finished_spans() if span.context is not None}
     assert len(spans) == len(exporter.get_finished_spans()), "a span was sent twice"
@@ -131,10 +131,10 @@ def test_runs_are_removed_while_they_are_written_and_read(url: str) -> None:
     exporter = InMemorySpanExporter()
     with racers.opened(url, exporter=exporter) as storage:
         for table in (*schema.LEVELS.values(), schema.failure):
-            assert _ids(storage.storage, table, table.primary_key.columns[0].name) == [], table.name
+            assert _ids(storage.records, table, table.primary_key.columns[0].name) == [], table.name
         # A reference may outlive its record, and is dropped by the next sender.
         assert storage.delivery.deliver_due().error == ""
-        assert _ids(storage.storage, schema.outbox, "record_id") == []
+        assert _ids(storage.records, schema.outbox, "record_id") == []
     assert exporter.get_finished_spans() == ()
 
 
@@ -160,7 +160,7 @@ def test_two_senders_share_an_outbox(url: str, monkeypatch: pytest.MonkeyPatch) 
 
         assert sum(sent) == len(received) == runs * spans
         assert len({(span.trace_id, span.span_id) for span in received}) == runs * spans
-        assert _ids(storage.storage, schema.outbox, "record_id") == []
+        assert _ids(storage.records, schema.outbox, "record_id") == []
     arrivals: dict[str, list[str]] = {}
     for span in received:
         arrivals.setdefault(span.trace_id, []).append(str(span.attributes[attributes.RECORD_KIND]))

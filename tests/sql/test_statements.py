@@ -21,7 +21,7 @@ DONE = PipelineTaskStatus.DONE
 def storage(database_url: str) -> Iterator[OtelPipelineStorage]:
     """A storage with telemetry that sends nothing by itself."""
     with closing(OtelPipelineStorage(url=database_url, delivery="external")) as storage:
-        storage.storage.upgrade()
+        storage.records.upgrade()
         yield storage
 
 
@@ -29,7 +29,7 @@ def storage(database_url: str) -> Iterator[OtelPipelineStorage]:
 def counted(storage: OtelPipelineStorage) -> Iterator[list[str]]:
     """The statements that are executed meanwhile, and COMMIT for each transaction that is."""
     statements: list[str] = []
-    engine = storage.storage.database.engine
+    engine = storage.records.database.engine
 
     def execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if not statement.startswith("BEGIN"):

@@ -87,7 +87,7 @@ class Bench:
     @property
     def outbox(self) -> OutboxStatus:
         """What waits."""
-        return self.storage.storage.outbox.status()
+        return self.storage.records.outbox.status()
 
     def names(self) -> list[str]:
         """The names of the spans that arrived, in order."""
@@ -127,7 +127,7 @@ def open_storage(database_url: str) -> Callable[..., OtelPipelineStorage]:
 
     def open_(clock: ManualClock, **kwargs: Any) -> OtelPipelineStorage:
         storage = OtelPipelineStorage(url=database_url, clock=clock, delivery="external", **kwargs)
-        storage.storage.upgrade()
+        storage.records.upgrade()
         return storage
 
     return open_
@@ -219,10 +219,10 @@ def test_attempts_back_off(bench: Bench) -> None:
     bench.receiver.misbehave(Respond(503))
     bench.run()
     bench.deliver()
-    claims = bench.storage.storage.outbox.claim_task_results(10, timedelta(seconds=60))
+    claims = bench.storage.records.outbox.claim_task_results(10, timedelta(seconds=60))
     assert claims.claims == ()
     bench.clock.advance(3)
-    claims = bench.storage.storage.outbox.claim_task_results(10, timedelta(seconds=60))
+    claims = bench.storage.records.outbox.claim_task_results(10, timedelta(seconds=60))
     assert [claim.attempts for claim in claims.claims] == [1, 1]
 
 
@@ -301,7 +301,7 @@ def test_flush_without_a_thread_waits_for_the_sender(bench: Bench) -> None:
 
 def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that commits and dies before it says so: the run is built once, and each change reported once."""
-    database = bench.storage.storage.database
+    database = bench.storage.records.database
     transaction = type(database)._transaction
     lost: list[int] = []
 
@@ -329,7 +329,7 @@ def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: py
 def test_a_dead_senders_references_become_free(bench: Bench) -> None:
     """What a sender claimed and never settled is sent by another once the lease has run out, and not before."""
     bench.run()
-    outbox = bench.storage.storage.outbox
+    outbox = bench.storage.records.outbox
     claims = outbox.claim_task_results(10, timedelta(seconds=60))
     assert len(claims.claims) == 2
     assert bench.outbox.leased == 2
@@ -343,7 +343,7 @@ def test_a_dead_senders_references_become_free(bench: Bench) -> None:
 def test_only_the_holder_of_the_lease_settles(bench: Bench) -> None:
     """A sender that was too slow removes nothing that another has taken over."""
     bench.run()
-    outbox = bench.storage.storage.outbox
+    outbox = bench.storage.records.outbox
     slow = outbox.claim_task_results(10, timedelta(seconds=1))
     bench.clock.advance(2)
     quick = outbox.claim_task_results(10, timedelta(seconds=60))
@@ -586,7 +586,7 @@ def test_an_exporter_of_the_users_own_is_used(open_storage: Callable[..., OtelPi
 def test_flush_by_the_thread(database_url: str, receiver: OtlpReceiver) -> None:
     """With a thread, ``flush`` waits until all that is due is acknowledged, and says so; a failure is no success."""
     with closing(OtelPipelineStorage(url=database_url)) as storage:
-        storage.storage.upgrade()
+        storage.records.upgrade()
         bench = Bench(storage, receiver, ManualClock(), RecordingReporter())
         bench.run()
         assert storage.flush(20) is True
@@ -603,7 +603,7 @@ def test_flush_by_the_thread(database_url: str, receiver: OtlpReceiver) -> None:
 def test_a_thread_sends_what_an_earlier_process_left(database_url: str, receiver: OtlpReceiver) -> None:
     """A storage that is opened begins to send at once, without a run of its own."""
     with closing(OtelPipelineStorage(url=database_url, delivery="external")) as storage:
-        storage.storage.upgrade()
+        storage.records.upgrade()
         Bench(storage, receiver, ManualClock(), RecordingReporter()).run()
     with closing(OtelPipelineStorage(url=database_url)):
         assert receiver.wait_for(5, timeout=20)
@@ -613,7 +613,7 @@ def test_a_thread_sends_what_an_earlier_process_left(database_url: str, receiver
 def test_a_forked_child_sends_what_it_records(database_url: str, receiver: OtlpReceiver) -> None:
     """After a fork the child has connections, a thread and an exporter of its own; parent and child both go on."""
     with closing(OtelPipelineStorage(url=database_url)) as storage:
-        storage.storage.upgrade()
+        storage.records.upgrade()
         bench = Bench(storage, receiver, ManualClock(), RecordingReporter())
         bench.run()
         assert storage.flush(20)

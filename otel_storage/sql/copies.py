@@ -1,0 +1,196 @@
+"""Copies of another storage's runs, in the tables of our own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, func, insert, select
+
+from otel_storage.results.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy
+from otel_storage.results.status import FINAL, PipelineTaskStatus
+from otel_storage.sql import schema
+from otel_storage.sql.build import IdSource, Row
+from otel_storage.sql.cleanup import CHUNK, remove_rows
+from otel_storage.sql.transitions import EXECUTION, Change, reference, update_row, write_references
+from otel_storage.sql.types import dump_json, identifier, load_json, storable
+
+if TYPE_CHECKING:
+    from otel_storage.sql.engine import Database
+
+logger = logging.getLogger("otel_storage")
+
+_REMEMBERED = 1_000
+"""How many runs a process remembers the ids of."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What every change of a run's records needs to know of it."""
+
+    execution_id: int
+    is_sampled: bool
+
+
+class SqlCopies:
+    """The copies in a database of ours; see :class:`~otel_storage.results.copies.RunCopies` for what it promises."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._runs: dict[str, _Run] = {}
+
+    def add(self, run: RunCopy) -> None:
+        """Keep the copy of a new run.
+
+        Raises:
+            InvalidInput: something in it cannot be stored.
+        """
+        execution = _execution_row(run)
+        is_sampled = bool(run.trace.get("sampled"))
+
+        def work(connection: Connection) -> int:
+            ids = IdSource(connection)
+            ids.insert(schema.pipeline_execution, [execution])
+            # A run that is not sampled has no spans, so nothing below it is looked for.
+            if is_sampled:
+                _insert_children(ids, run, execution["id"])
+                row = reference(EXECUTION, execution["id"], execution["id"], run.created, due=False)
+                connection.execute(insert(schema.outbox).inline(), row)
+            return int(execution["id"])
+
+        self._remember(run.run_id, _Run(self._database.write(work), is_sampled))
+
+    def apply(self, changes: Sequence[RecordChange]) -> bool:
+        """Apply the changes that advance the copies, in one transaction."""
+        known = [(change, run) for change in changes if (run := self._run(change.run_id)) is not None]
+        if not known:
+            return False
+
+        def work(connection: Connection) -> bool:
+            return sum(_apply(connection, change, run) for change, run in known) > 0
+
+        return self._database.write(work)
+
+    def is_sampled(self, run_id: str) -> bool | None:
+        """Whether the run's spans are sent; None if it has no copy."""
+        run = self._run(run_id)
+        return None if run is None else run.is_sampled
+
+    def remove(self, run_ids: Sequence[str]) -> None:
+        """Remove the copies of runs that were removed."""
+        unsent = 0
+        for start in range(0, len(run_ids), CHUNK):
+            part = [str(run_id) for run_id in run_ids[start : start + CHUNK]]
+            for run_id in part:
+                self._runs.pop(run_id, None)
+            unsent += self._database.write(lambda connection, part=part: _remove(connection, part))  # type: ignore[misc]
+        if unsent:
+            logger.warning("cleanup removed with %d runs %d references to unsent spans", len(run_ids), unsent)
+
+    def _run(self, run_id: str) -> _Run | None:
+        known = self._runs.get(run_id)
+        if known is not None:
+            return known
+        table = schema.pipeline_execution
+        statement = select(table.c.id, table.c.trace).where(table.c.run_id == run_id, table.c.source_id.is_not(None))
+        with self._database.read() as connection:
+            row = connection.execute(statement).first()
+        if row is None:
+            return None
+        return self._remember(run_id, _Run(row.id, bool((load_json(row.trace) or {}).get("sampled"))))
+
+    def _remember(self, run_id: str, run: _Run) -> _Run:
+        # Threads may do it side by side: at worst one is forgotten too early, and looked up again.
+        while len(self._runs) >= _REMEMBERED:
+            self._runs.pop(next(iter(self._runs)), None)
+        self._runs[run_id] = run
+        return run
+
+
+def _apply(connection: Connection, change: RecordChange, run: _Run) -> bool:
+    table = schema.LEVELS[change.kind]
+    run_column = table.c.id if change.kind == EXECUTION else table.c.execution_id
+    statement = select(table.c.id).where(run_column == run.execution_id, table.c.source_id == change.record_id)
+    record_id = connection.execute(statement).scalar()
+    if record_id is None:
+        return False
+    fields: dict[str, Any] = {}
+    if change.status in FINAL and change.started is not None:
+        fields["started"] = func.coalesce(table.c.started, change.started)
+    applied = Change(change.status, change.at, storable(change.message), change.failure)
+    if not update_row(connection, change.kind, record_id, applied, fields):
+        return False
+    winners = [(change.kind, record_id)]
+    return write_references(connection, run.execution_id, winners, applied, is_traced=run.is_sampled)
+
+
+def _execution_row(run: RunCopy) -> Row:
+    tasks = [task for result in run.pipeline_results for task in result.task_executions]
+    return {
+        **_copied(run.id, run),
+        "run_id": identifier(run.run_id, "run_id"),
+        "pipeline_id": identifier(run.pipeline_id, "the pipeline's id"),
+        "input_data": dump_json(run.input_data, "input_data"),
+        "trace": json.dumps(run.trace),
+        "pipeline_result_count": len(run.pipeline_results),
+        "task_result_count": sum(len(task.task_results) for task in tasks),
+    }
+
+
+def _copied(source_id: int, run: RunCopy) -> Row:
+    return {"source_id": source_id, "status": PipelineTaskStatus.PENDING, "created": run.created}
+
+
+def _insert_children(ids: IdSource, run: RunCopy, execution_id: int) -> None:
+    """The three levels below the execution: all rows of a level at once."""
+    common = {**_copied(0, run), "execution_id": execution_id}
+    results = [(result, _pipeline_result_row(result, common)) for result in run.pipeline_results]
+    ids.insert(schema.pipeline_result, [row for _, row in results])
+    tasks = [
+        (task, _task_execution_row(task, row["id"], common))
+        for result, row in results
+        for task in result.task_executions
+    ]
+    ids.insert(schema.task_execution, [row for _, row in tasks])
+    rows = [
+        {
+            **common,
+            "source_id": result.id,
+            "task_execution_id": row["id"],
+            "task_object": dump_json(result.task_object, "a task object"),
+        }
+        for task, row in tasks
+        for result in task.task_results
+    ]
+    ids.insert(schema.task_result, rows)
+
+
+def _pipeline_result_row(result: PipelineResultCopy, common: Row) -> Row:
+    return {
+        **common,
+        "source_id": result.id,
+        "pipeline_object": dump_json(result.pipeline_object, "a pipeline object"),
+        "runner": storable(result.runner)[:255],
+        "reporter": storable(result.reporter)[:255],
+    }
+
+
+def _task_execution_row(task: TaskExecutionCopy, pipeline_result_id: int, common: Row) -> Row:
+    return {
+        **common,
+        "source_id": task.id,
+        "pipeline_result_id": pipeline_result_id,
+        "pipeline_task": storable(task.pipeline_task)[:255],
+        "task_id": storable(task.task_id)[:255],
+        "config": dump_json(task.config, "a task's config"),
+    }
+
+
+def _remove(connection: Connection, run_ids: Sequence[str]) -> int:
+    table = schema.pipeline_execution
+    statement = select(table.c.id).where(table.c.run_id.in_(run_ids), table.c.source_id.is_not(None))
+    ids = connection.execute(statement.with_for_update()).scalars().all()
+    return remove_rows(connection, ids) if ids else 0

@@ -1,0 +1,87 @@
+"""What is copied of a wrapped storage's records, read by the standard interface."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+from otel_storage.results.base import is_model_object
+from otel_storage.results.copies import (
+    PipelineResultCopy,
+    RecordChange,
+    RunCopy,
+    TaskExecutionCopy,
+    TaskResultCopy,
+)
+from otel_storage.watch.hooks import Noted
+
+
+def read_run(execution: Any, trace: dict[str, Any], created: datetime) -> RunCopy:
+    """The copy of a run that was just built.
+
+    Of input data, configuration and objects there is no more in it than may leave the process: the storage keeps them.
+    """
+    capture: Collection[str] = trace.get("capture", ())
+
+    def task_result(record: Any) -> TaskResultCopy:
+        return TaskResultCopy(id=_id(record), task_object=_object(record.get_serializable_task_object(), capture))
+
+    def task_execution(record: Any) -> TaskExecutionCopy:
+        return TaskExecutionCopy(
+            id=_id(record),
+            pipeline_task=str(record.get_pipeline_task()),
+            task_id=str(record.get_task_id()),
+            config=record.get_config() if "config" in capture else None,
+            task_results=[task_result(child) for child in record.get_task_results()],
+        )
+
+    def pipeline_result(record: Any) -> PipelineResultCopy:
+        return PipelineResultCopy(
+            id=_id(record),
+            pipeline_object=_object(record.get_serializable_pipeline_object(), capture),
+            runner=str(record.get_runner()),
+            reporter=str(record.get_reporter()),
+            task_executions=[task_execution(child) for child in record.get_task_executions()],
+        )
+
+    is_sampled = bool(trace.get("sampled"))
+    return RunCopy(
+        id=_id(execution),
+        run_id=str(execution.get_run_id()),
+        pipeline_id=str(execution.get_pipeline_id()),
+        created=created,
+        trace=trace,
+        input_data=execution.get_input_data() if "input_data" in capture else None,
+        pipeline_results=[pipeline_result(child) for child in execution.get_pipeline_results()] if is_sampled else [],
+    )
+
+
+def read_change(noted: Noted, now: datetime) -> RecordChange:
+    """The change that was noted: at the record's own time where that is clear, else ``now``."""
+    record = noted.record
+    started, completed = _utc(record.get_started()), _utc(record.get_completed())
+    is_final = noted.status.value != "RUNNING"
+    return RecordChange(
+        run_id=str(record.get_run_id()),
+        kind=record.content_type_name,
+        record_id=_id(record),
+        status=noted.status,
+        at=(completed if is_final else started) or now,
+        message=noted.message,
+        started=started if is_final else None,
+        failure=noted.failure,
+    )
+
+
+def _id(record: Any) -> int:
+    return int(record.get_id())
+
+
+def _object(value: Any, capture: Collection[str]) -> Any:
+    return value if is_model_object(value) or "objects" in capture else None
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """The moment in UTC; None of a naive one, which twice a year means two."""
+    return None if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)
