@@ -47,13 +47,20 @@ class Databases:
 
     def fresh(self) -> URL:
         """An empty database."""
-        self._count += 1
-        name = f"benchmark_{os.getpid()}_{self._count}"
         if self._server is None:
-            return URL.create("sqlite", database=str(Path(self._folder.name) / f"{name}.db"))
+            return self.fresh_file()
+        name = self._name()
         self._admin(f"CREATE DATABASE {name}")
         self._names.append(name)
         return self._server.set(database=name)
+
+    def fresh_file(self) -> URL:
+        """A SQLite file that does not exist yet, whatever the engine is."""
+        return URL.create("sqlite", database=str(Path(self._folder.name) / f"{self._name()}.db"))
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"benchmark_{os.getpid()}_{self._count}"
 
     def drop(self) -> None:
         """Remove them all."""

@@ -34,6 +34,7 @@ def main(url: str | None, repeat: int, tasks: int, as_json: bool) -> None:
                 "the host's ORM storage": lambda: _changes(host.storage, pipeline),
                 "SqlPipelineStorage": lambda: _changes(_sql(made), pipeline),
                 "OtelPipelineStorage, sent by another process": lambda: _changes(_otel(made, "external"), pipeline),
+                "the host's, wrapped; sent by another process": lambda: _changes(_wrapped(host, made), pipeline),
                 "OtelPipelineStorage, no collector": lambda: _changes(_otel(made, "thread"), pipeline),
             },
             repeat,
@@ -69,6 +70,11 @@ def _otel(made: Databases, delivery: Literal["thread", "external"]) -> OtelPipel
     with closing(SqlPipelineStorage(url)) as storage:
         storage.upgrade()
     return OtelPipelineStorage(url=url, delivery=delivery)
+
+
+def _wrapped(host: Host, made: Databases) -> OtelPipelineStorage:
+    """The host's storage, with the copies of its runs in a SQLite file: what it costs to wrap it."""
+    return OtelPipelineStorage(host.storage, outbox_url=made.fresh_file(), delivery="external")
 
 
 if __name__ == "__main__":
