@@ -85,6 +85,7 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
     try:
         while not stopped:
             pause = storage.delivery.poll_interval
+            storage.delivery.watch()
             try:
                 # The first time at once, then when each is due.
                 report = storage.delivery.deliver_due(retry_now=told is None)
@@ -104,6 +105,7 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
             end = time.monotonic() + pause
             while not stopped and time.monotonic() < end:
                 time.sleep(_SLICE)
+                storage.delivery.watch()
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -128,20 +130,25 @@ def as_json(endpoint: str, report: DeliveryReport, status: OutboxStatus) -> dict
         "refused": report.refused,
         "expired": report.expired,
         "error": report.error or None,
-        "outbox": {
-            "due": status.due,
-            "retrying": status.retrying,
-            "leased": status.leased,
-            "waiting": status.waiting,
-            "held": status.held,
-            "open": status.open,
-            "refused": status.refused,
-            "expired": status.expired,
-            "oldest": text.iso(status.oldest),
-            "error": status.error or None,
-            "refusal": status.refusal or None,
-            "hold": status.hold or None,
-        },
+        "outbox": outbox_as_json(status),
+    }
+
+
+def outbox_as_json(status: OutboxStatus) -> dict[str, Any]:
+    """What is in the outbox, as ``deliver --json`` and ``status --json`` document it."""
+    return {
+        "due": status.due,
+        "retrying": status.retrying,
+        "leased": status.leased,
+        "waiting": status.waiting,
+        "held": status.held,
+        "open": status.open,
+        "refused": status.refused,
+        "expired": status.expired,
+        "oldest": text.iso(status.oldest),
+        "error": status.error or None,
+        "refusal": status.refusal or None,
+        "hold": status.hold or None,
     }
 
 
@@ -149,13 +156,13 @@ def complaint_about(report: DeliveryReport, status: OutboxStatus) -> str:
     """What is wrong after a delivery; empty if nothing is."""
     if status.waiting:
         reason = report.error or status.error or "another sender holds them"
-        return f"{_entries(status.waiting)} still wait{'s' if status.waiting == 1 else ''}: {reason}"
+        return f"{entries(status.waiting)} still wait{'s' if status.waiting == 1 else ''}: {reason}"
     if report.error:
         return report.error
     if report.refused:
-        return f"{_entries(report.refused)} refused for good and set aside: {status.refusal}"
+        return f"{entries(report.refused)} refused for good and set aside: {status.refusal}"
     if report.expired:
-        return f"{_entries(report.expired)} expired: too old to be sent"
+        return f"{entries(report.expired)} expired: too old to be sent"
     return ""
 
 
@@ -189,7 +196,8 @@ def _counts(status: OutboxStatus) -> list[tuple[str, int]]:
     ]
 
 
-def _entries(count: int) -> str:
+def entries(count: int) -> str:
+    """``1 entry of the outbox``, ``12 345 entries of the outbox``."""
     return f"{text.grouped(count)} {'entry' if count == 1 else 'entries'} of the outbox"
 
 
@@ -199,14 +207,12 @@ def _progress(storage: OtelPipelineStorage, output: Output) -> Iterator[OnProgre
     if not output.err.is_terminal:
         yield None
         return
-    outbox = storage.records.outbox
-    total = outbox.status().waiting
+    total = storage.records.outbox.status().waiting
     columns = (TextColumn("Sending"), BarColumn(), MofNCompleteColumn(), TextColumn("entries of the outbox"))
     with Progress(*columns, console=output.err, transient=True) as progress:
         task = progress.add_task("", total=total)
 
-        def on_progress(_report: DeliveryReport) -> None:
-            waiting = outbox.status().waiting
-            progress.update(task, completed=max(total - waiting, 0))
+        def on_progress(report: DeliveryReport) -> None:
+            progress.update(task, completed=min(report.settled + report.refused + report.expired, total))
 
         yield on_progress

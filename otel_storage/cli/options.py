@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
 
 def url_option(command: Command) -> Command:
     """``--url``: another database than the configured one."""
@@ -36,6 +40,12 @@ def url_option(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """``--json``: data for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
+
+
+def parse_age(value: str) -> timedelta | None:
+    """The time that ``90s``, ``30m``, ``12h``, ``7d`` or ``2w`` means; None for anything else."""
+    age = re.fullmatch(r"(\d{1,6})([smhdw])", value)
+    return timedelta(**{_AGE_UNITS[age[2]]: int(age[1])}) if age else None
 
 
 def url_arguments(url: str | None) -> list[str]:
@@ -57,6 +67,7 @@ def open_records(url: str | None, *, may_create: bool = False) -> Iterator[SqlPi
         ConfigurationError: the configured storage does not keep its records in our tables.
         DatabaseUnavailable: it is a SQLite file that does not exist; ``may_create`` allows that.
     """
+    from otel_storage.composite import OtelPipelineStorage
     from otel_storage.sql.storage import SqlPipelineStorage
 
     storage = _open(url)

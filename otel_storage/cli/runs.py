@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from otel_storage.cli import Failure, run_tree, text, waterfall
-from otel_storage.cli.options import json_option, open_records, url_arguments, url_option
+from otel_storage.cli.options import json_option, open_records, parse_age, url_arguments, url_option
 from otel_storage.cli.output import Output
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from otel_storage.results.base import PipelineExecution
     from otel_storage.sql.storage import SqlPipelineStorage
 
-_AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PREFIX = 8
 """The fewest characters of a run id that are taken for the start of one."""
 _PREFIX_SEARCHED = 1000
@@ -33,10 +31,10 @@ def parse_since(_context: click.Context, _option: click.Parameter, value: str | 
     """The moment, in UTC, that an age or a date means; a date or time without a zone is local."""
     if value is None:
         return None
-    age = re.fullmatch(r"(\d{1,6})([smhdw])", value)
     try:
-        if age:
-            return clock.now() - timedelta(**{_AGE_UNITS[age[2]]: int(age[1])})
+        age = parse_age(value)
+        if age is not None:
+            return clock.now() - age
         return datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError):
         raise click.BadParameter(

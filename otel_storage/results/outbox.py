@@ -80,11 +80,60 @@ class OutboxStatus:
         return self.due + self.retrying + self.leased
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenSender:
+    """A process that sends, as it was last seen."""
+
+    host: str
+    pid: int
+    is_watching: bool
+    """Whether sending is all that it does: ``otel-storage deliver --watch``."""
+    seen: datetime
+    """When it was last heard of."""
+    sent: datetime | None
+    """When spans of it were last accepted."""
+    failed: datetime | None
+    """When it last sent in vain."""
+    error: str
+    """Why; empty if it never did."""
+
+
+class Senders(Protocol):
+    """The processes that send, as they tell of themselves; those not heard of for long are forgotten.
+
+    Every method is a transaction of its own, and may raise what the database does.
+    """
+
+    def seen(
+        self, token: str, *, is_watching: bool, sent: datetime | None, failed: datetime | None, error: str
+    ) -> None:
+        """Say that this process sends, and what its sending came to; ``token`` is its own, and no other process's."""
+
+    def forget(self, age: timedelta) -> int:
+        """Forget those that were not heard of for so long; returns how many."""
+
+    def latest(self, limit: int) -> Sequence[SeenSender]:
+        """Those that were heard of last, newest first."""
+
+    def last_watching(self) -> SeenSender | None:
+        """The one that watches and was heard of last; None if none ever did."""
+
+    def last_success(self) -> SeenSender | None:
+        """The one whose spans were accepted last; None if none ever were."""
+
+    def last_failure(self) -> SeenSender | None:
+        """The one that sent in vain last; None if none ever did."""
+
+
 class Outbox(Protocol):
     """References, to be claimed and settled.
 
     Every method is a transaction of its own, or several, and may raise what the database does.
     """
+
+    @property
+    def senders(self) -> Senders:
+        """Those who claim and settle them."""
 
     def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
         """Claim up to ``limit`` references of task results that are due, or were by ``due_by``, oldest first."""

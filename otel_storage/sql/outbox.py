@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_,
 from otel_storage.results.outbox import Claim, Claims, OutboxStatus, Settling
 from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
 from otel_storage.sql import schema, settling, snapshots
+from otel_storage.sql.senders import SqlSenders
 from otel_storage.sql.transitions import EXECUTION, TASK_RESULT
 from otel_storage.sql.types import storable
 
@@ -36,6 +37,7 @@ class SqlOutbox:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self.senders = SqlSenders(database, clock)
 
     def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
         """Claim references of task results that are due, oldest first."""

@@ -9,12 +9,15 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 # Private by name, and shared by every instrumentation: our queries and requests are no work of the user's.
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
+from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.telemetry.heartbeat import Heartbeat
 from otel_storage.telemetry.sending import DeliveryReport, Sender
 
 if TYPE_CHECKING:
@@ -67,6 +70,7 @@ class Delivery:
         self.threaded = threaded
         self.sent = 0
         """Spans accepted since this process began."""
+        self._heartbeat = Heartbeat(outbox.senders, clock)
         self._sender = sender
         self._clock = clock
         self._describe = describe
@@ -130,14 +134,18 @@ class Delivery:
         Raises:
             Exception: what the database raised.
         """
-        token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
-        try:
-            with self._sending:
-                if retry_now:
-                    self.outbox.hasten()
-                return self._counted(self._sender.send_due(on_progress))
-        finally:
-            detach(token)
+        with self._sending, _without_instrumentation():
+            if retry_now:
+                self.outbox.hasten()
+            return self._send_due(on_progress)
+
+    def watch(self) -> None:
+        """Say that sending is all that this process does.
+
+        Called before the first :meth:`deliver_due`, and between two of them as often as one likes.
+        """
+        with self._sending, _without_instrumentation():
+            self._heartbeat.watching()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
         """Send what is due, for ``timeout`` seconds at most, and stop; a failure ends it at once.
@@ -163,6 +171,7 @@ class Delivery:
         self._hastened_for = 0
         self._thread = None
         self._sender.forget_exporter()
+        self._heartbeat.after_fork()
         if not self._serves_children and self.threaded:
             self.threaded = False
             logger.info(
@@ -182,7 +191,7 @@ class Delivery:
                 elif signal.is_closed:
                     # What failed a moment ago is left to the next process.
                     self.outbox.hasten(held_only=True)
-                report = self._counted(self._sender.send_due(should_stop=lambda: signal.is_late))
+                report = self._send_due(should_stop=lambda: signal.is_late)
             if report.error:
                 signal.is_drained = False
                 self._complain(f"{self.endpoint}: {report.error}")
@@ -204,7 +213,26 @@ class Delivery:
         """End of the thread."""
         self._sender.close()
 
-    def _counted(self, report: DeliveryReport) -> DeliveryReport:
+    def _send_due(
+        self,
+        on_progress: Callable[[DeliveryReport], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> DeliveryReport:
+        """One round, which others see."""
+        sent_before = 0
+
+        def tell(report: DeliveryReport) -> None:
+            nonlocal sent_before
+            self._heartbeat.sent(accepted=report.sent > sent_before, error=report.error)
+            sent_before = report.sent
+            if on_progress is not None:
+                on_progress(report)
+
+        try:
+            report = self._sender.send_due(tell, should_stop)
+        except ConfigurationError as error:
+            self._heartbeat.sent(accepted=False, error=str(error))
+            raise
         self.sent += report.sent
         return report
 
@@ -291,6 +319,15 @@ class _Signal:
     def _hurry(self) -> None:
         self._is_urgent.set()
         self._is_awake.set()
+
+
+@contextmanager
+def _without_instrumentation() -> Iterator[None]:
+    token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 def _run(reference: weakref.ref[Delivery], signal: _Signal) -> None:

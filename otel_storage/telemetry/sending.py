@@ -63,6 +63,8 @@ class DeliveryReport:
 
     sent: int = 0
     """Spans that were accepted."""
+    settled: int = 0
+    """References removed, because all of their spans were accepted."""
     refused: int = 0
     """References set aside, because their spans were refused for good."""
     expired: int = 0
@@ -219,7 +221,8 @@ class Sender:
                     break
         complete = [unit for unit in units if unit.is_complete]
         report.sent += sum(len(unit.accepted) for unit in complete)
-        self._outbox.settle(round_.token, [unit.claim.reference_id for unit in complete if not unit.refusals])
+        accepted = [unit.claim.reference_id for unit in complete if not unit.refusals]
+        report.settled += self._outbox.settle(round_.token, accepted)
         for unit in complete:
             if unit.refusals:
                 reason = next(iter(unit.refusals.values()))

@@ -1,0 +1,102 @@
+"""What a process that sends tells of itself, so that people see who sends, and whether it succeeds."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from otel_storage.results.clock import Clock
+    from otel_storage.results.outbox import Senders
+
+logger = logging.getLogger("otel_storage")
+
+BUSY_INTERVAL = timedelta(seconds=10)
+"""Between two writes of a process that sends, while its sending comes to the same."""
+
+IDLE_INTERVAL = timedelta(seconds=30)
+"""Between two writes of a process that watches and has nothing to send."""
+
+FORGOTTEN_AFTER = timedelta(days=7)
+"""Processes that were not heard of for so long are forgotten."""
+
+_FORGET_INTERVAL = timedelta(hours=1)
+
+
+class Heartbeat:
+    """Tells of this process, now and then; a failure to do so is logged once, and hinders nothing.
+
+    Args:
+        senders: Who is told.
+        clock: Their clock.
+    """
+
+    _sent: datetime | None
+    _failed: datetime | None
+    _is_failing: bool | None
+    """What sending came to last; None: nothing was accepted and nothing failed so far."""
+    _written_at: datetime | None
+    _forgot_at: datetime | None
+
+    def __init__(self, senders: Senders, clock: Clock) -> None:
+        self._senders = senders
+        self._clock = clock
+        self._has_complained = False
+        self._begin()
+
+    def sent(self, *, accepted: bool, error: str) -> None:
+        """Say what a request came to: whether spans were accepted, and why others were not for now; both may be."""
+        now = self._clock()
+        if accepted:
+            self._sent = now
+        if error:
+            self._failed, self._error = now, error
+        was_failing = self._is_failing
+        if accepted or error:
+            self._is_failing = bool(error)
+        is_news = self._is_failing is not was_failing
+        self._write(now, timedelta(0) if is_news else BUSY_INTERVAL)
+
+    def watching(self) -> None:
+        """Say that sending is all that this process does; to be said again while there is nothing to send."""
+        self._is_watching = True
+        self._write(self._clock(), IDLE_INTERVAL)
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child, which is a process of its own and watches nothing."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._token = uuid.uuid4().hex
+        self._is_watching = False
+        self._sent = self._failed = None
+        self._error = ""
+        self._is_failing = None
+        self._written_at = self._forgot_at = None
+
+    def _write(self, now: datetime, interval: timedelta) -> None:
+        if not _is_over(interval, self._written_at, now):
+            return
+        self._written_at = now
+        try:
+            self._senders.seen(
+                self._token,
+                is_watching=self._is_watching,
+                sent=self._sent,
+                failed=self._failed,
+                error=self._error,
+            )
+            if _is_over(_FORGET_INTERVAL, self._forgot_at, now):
+                self._forgot_at = now
+                self._senders.forget(FORGOTTEN_AFTER)
+        except Exception:
+            if not self._has_complained:
+                self._has_complained = True
+                logger.warning("spans are sent, but not who sends them is recorded", exc_info=True)
+
+
+def _is_over(interval: timedelta, since: datetime | None, now: datetime) -> bool:
+    """Whether the interval is over; it is where the clock was put back, too."""
+    return since is None or not timedelta(0) <= now - since < interval
