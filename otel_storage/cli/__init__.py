@@ -20,6 +20,7 @@ _COMMANDS = {
     "runs": ("otel_storage.cli.runs", "runs"),
     "show": ("otel_storage.cli.runs", "show"),
     "deliver": ("otel_storage.cli.deliver", "deliver"),
+    "status": ("otel_storage.cli.status", "status"),
     "db": ("otel_storage.cli.db", "db"),
 }
 
