@@ -124,7 +124,8 @@ def _open(url: str | None) -> PipelineStorage:
 
 def _set_up_django() -> None:
     module = os.environ.get("DJANGO_SETTINGS_MODULE")
-    if not module:
+    registry = sys.modules.get("django.apps")
+    if not module or (registry is not None and registry.apps.ready):
         return
     # A project's settings lie beside its manage.py; an entry point does not have that folder on its path.
     sys.path.insert(0, str(Path.cwd()))
