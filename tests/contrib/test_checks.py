@@ -368,20 +368,30 @@ def test_storage_that_starts_its_own_thread(checker: Checker, module: Path) -> N
 
 IN_USE = """
 import json
+from functools import wraps
 from django.core.checks import run_checks
+from otel_storage import OtelPipelineStorage
 from otel_storage.results.helpers import get_pipeline_results_storage
 
+made, make = [], OtelPipelineStorage.__init__
+
+@wraps(make)
+def init(self, *args, **kwargs):
+    made.append(self)
+    make(self, *args, **kwargs)
+
+OtelPipelineStorage.__init__ = init
 storage = get_pipeline_results_storage()
 ids = [message.id for message in run_checks(databases=["default"])]
 assert storage.storage.listener is not None
 assert not storage.delivery._is_closed
-print(json.dumps([ids, storage.flush(20)]))
+print(json.dumps([ids, len(made), storage.flush(20)]))
 """
 
 
 def test_storage_in_use_is_left_alone(project: Project) -> None:
     """A process that has made its storage checks that one, and goes on with it."""
-    assert project.python(IN_USE) == [[], True]
+    assert project.python(IN_USE) == [[], 1, True]
 
 
 def test_check_of_other_apps(project: Project) -> None:
