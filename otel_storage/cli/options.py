@@ -67,7 +67,6 @@ def open_records(url: str | None, *, may_create: bool = False) -> Iterator[SqlPi
         ConfigurationError: the configured storage does not keep its records in our tables.
         DatabaseUnavailable: it is a SQLite file that does not exist; ``may_create`` allows that.
     """
-    from otel_storage.composite import OtelPipelineStorage
     from otel_storage.sql.storage import SqlPipelineStorage
 
     storage = _open(url)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from otel_storage.cli import Failure, text
 from otel_storage.cli.deliver import entries, outbox_as_json
-from otel_storage.cli.options import json_option, open_telemetry, parse_age, records_of, url_option
+from otel_storage.cli.options import json_option, open_telemetry, parse_age, url_option
 from otel_storage.cli.output import Output
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def status(max_wait: timedelta, max_set_aside: int, max_expired: int, url: str |
     """
     output = Output(as_json)
     with open_telemetry(url) as storage:
-        overview = look_at(records_of(storage))
+        overview = look_at(storage.records)
     problems = problems_of(overview, Limits(max_wait, max_set_aside, max_expired))
     if as_json:
         output.document({**_as_json(overview), "problems": problems})

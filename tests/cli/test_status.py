@@ -43,10 +43,10 @@ watching    nobody; in production run: otel-storage deliver --watch
 def runs(database_url: str) -> Iterator[Runs]:
     """An empty database, to build runs in that are two hours old, give or take what the clock is moved."""
     made = Runs(database_url, clock.now() - timedelta(hours=2))
-    made.storage.storage.upgrade()
+    made.storage.records.upgrade()
     yield made
     made.storage.close()
-    made.storage.storage.close()
+    made.storage.records.close()
 
 
 def finish(runs: Runs, times: int = 1) -> None:
@@ -58,7 +58,7 @@ def finish(runs: Runs, times: int = 1) -> None:
 def tell(runs: Runs, *, accepted: bool = False, error: str = "", watching: bool = False, ago: float = 0) -> None:
     """A process of a name of its own tells of itself, so many seconds ago."""
     runs.clock.advance((clock.now() - runs.clock()).total_seconds() - ago)
-    heartbeat = Heartbeat(runs.storage.storage.outbox.senders, runs.clock)
+    heartbeat = Heartbeat(runs.storage.records.outbox.senders, runs.clock)
     if watching:
         heartbeat.watching()
     if accepted or error:
@@ -112,7 +112,7 @@ def test_what_waits_is_told(runs: Runs, database_url: str, invoke: Invoke) -> No
     """Each kind of entry is counted, and what it waits for is told."""
     finish(runs, 5)
     runs.build(str(uuid.uuid4()))
-    outbox = runs.storage.storage.outbox
+    outbox = runs.storage.records.outbox
     claims = outbox.claim_task_results(4, timedelta(days=1))
     first, second, third, _fourth = [claim.reference_id for claim in claims.claims]
     outbox.release(claims.token, [first], delay=timedelta(days=1), error="connection refused")
@@ -141,7 +141,7 @@ def test_what_waits_is_told(runs: Runs, database_url: str, invoke: Invoke) -> No
 def _expire_one(runs: Runs) -> None:
     """As a sender marks what is too old."""
     table = schema.outbox
-    runs.storage.storage.database.write(
+    runs.storage.records.database.write(
         lambda connection: connection.execute(update(table).where(table.c.id == 15).values(state="expired"))
     )
 
@@ -177,7 +177,7 @@ def test_a_backlog_that_nobody_sends(runs: Runs, database_url: str, invoke: Invo
 def test_a_backlog_in_an_outage(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """A success of long ago does not help, and the last error is told."""
     finish(runs)
-    outbox = runs.storage.storage.outbox
+    outbox = runs.storage.records.outbox
     claims = outbox.claim_task_results(2, timedelta(minutes=1))
     ids = [claim.reference_id for claim in claims.claims]
     outbox.release(claims.token, ids, delay=timedelta(0), error="connection refused")
@@ -232,7 +232,7 @@ def test_senders_at_a_glance(runs: Runs, database_url: str, invoke: Invoke) -> N
     tell(runs, accepted=True, ago=7 * 3600 + 30)
     tell(runs, accepted=True, error="http://collector:4318/v1/traces: connection refused, again and again", ago=90)
     tell(runs, watching=True, ago=15)
-    runs.storage.storage.database.write(
+    runs.storage.records.database.write(
         lambda connection: connection.execute(update(schema.sender).values(host="web-1.example.com" * 3, pid=4711))
     )
     lines = invoke("status", "--url", database_url).stdout.splitlines()
@@ -263,7 +263,7 @@ def test_many_senders(runs: Runs, database_url: str, invoke: Invoke) -> None:
         }
         for n in range(12)
     ]
-    runs.storage.storage.database.write(lambda connection: connection.execute(insert(schema.sender), values))
+    runs.storage.records.database.write(lambda connection: connection.execute(insert(schema.sender), values))
     stdout = invoke("status", "--url", database_url).stdout
     assert "web-011  11 " in stdout
     assert "web-002  2 " in stdout
@@ -277,7 +277,7 @@ def test_width(columns: str, runs: Runs, database_url: str, invoke: Invoke, monk
     """No line is wider than the terminal, and none is wrapped."""
     monkeypatch.setenv("COLUMNS", columns)
     finish(runs)
-    outbox = runs.storage.storage.outbox
+    outbox = runs.storage.records.outbox
     claims = outbox.claim_task_results(1, timedelta(minutes=1))
     outbox.refuse(claims.token, [claims.claims[0].reference_id], error="refused\n" * 200)
     tell(runs, accepted=True, error="é" * 500, watching=True)
