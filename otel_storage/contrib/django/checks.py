@@ -87,7 +87,10 @@ def check_setting(**_kwargs: Any) -> Sequence[CheckMessage]:
 
 @_guarded
 def check_database(databases: Any = None, **_kwargs: Any) -> Sequence[CheckMessage]:
-    """What the storage's database says; asked where Django asks its own databases, too."""
+    """What the storage's database says; asked where Django asks its own databases, too.
+
+    Warnings, all of it: an error would keep ``manage.py migrate`` from bringing up Django's own databases.
+    """
     if not databases:
         return []
     try:
@@ -385,26 +388,26 @@ def _schema_message(version: str | None, expected: str, records: SqlPipelineStor
     from otel_storage.sql.migrate import known_versions
 
     if version is not None and version not in known_versions():
-        return Error(
+        return Warning(
             f"The schema of {records.url} is version {version}, newer than {expected}, which this package works with",
             hint="Run: pip install --upgrade otel-storage",
-            id="otel_storage.E008",
+            id="otel_storage.W007",
         )
     if records.database.dialect == "sqlite":
         return None  # brought up with the first use
     state = "has no schema yet" if version is None else f"has a schema of version {version}, older than {expected}"
-    return Error(
+    return Warning(
         f"The storage's database {records.url} {state}",
         hint="Run: python manage.py otel_storage_migrate",
-        id="otel_storage.E007",
+        id="otel_storage.W006",
     )
 
 
 def _unreachable(cause: str) -> CheckMessage:
-    return Error(
+    return Warning(
         f"The storage's database cannot be used: {cause}",
         hint=f"Mend the database, or its URL in {config.SETTING} or OTEL_STORAGE_URL: no run can be stored meanwhile.",
-        id="otel_storage.E006",
+        id="otel_storage.W005",
     )
 
 
