@@ -9,13 +9,15 @@ Where django-pipelines (the host) is installed the classes are subclasses of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
 
 from otel_storage.results import clock, host
 from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.results.model_objects import deserialize
+from otel_storage.results.model_objects import is_model_object as is_model_object  # noqa: PLC0414 - others take it here
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
 
 if TYPE_CHECKING:
@@ -93,7 +95,13 @@ Record = TypeVar("Record", bound="PipelineStorageObject", covariant=True)
 
 
 class RecordSequence(Protocol, Generic[Record]):
-    """Records, read when first needed; iterating twice gives the same objects."""
+    """Records, read when first needed; iterating twice gives the same objects.
+
+    What is below records that were listed together may be read together, when the first of them is asked for it; each
+    of them gives what was read then to the first that reads records from its ``get_pipeline_results()``,
+    ``get_task_executions()`` or ``get_task_results()``. A sequence that is got later reads anew, as does a look-up:
+    ask again to see what others have changed.
+    """
 
     def __len__(self) -> int:
         """How many there are."""
@@ -250,6 +258,16 @@ class PipelineStorageObject(_HostObject):
         """Write what was set since the last save, and that alone."""
         raise NotImplementedError
 
+    def _by_name(self, get_children: Callable[[], Any]) -> Any:
+        """The children as they were when they were first asked for by the name of the host's related manager."""
+        if "_children_by_name" not in self.__dict__:
+            self.__dict__["_children_by_name"] = get_children()
+        return self.__dict__["_children_by_name"]
+
+    def _deserialized(self, _name: str, serializable_object: Any) -> Any:
+        """The object of that attribute, from how it was serialized."""
+        return deserialize(serializable_object)
+
     def _get_propagate_parent(self) -> PipelineStorageObject | None:
         """The record a propagated change is reported to first; None for an execution. The name is the host's."""
         return None
@@ -325,8 +343,11 @@ class PipelineExecution(PipelineStorageObject, _HostPipelineExecution):
 
     @property
     def results(self) -> RecordSequence[PipelineResult]:
-        """The pipeline results, under the name of the host's related manager."""
-        return self.get_pipeline_results()
+        """The pipeline results, under the name of the host's related manager: the same sequence each time.
+
+        So are its records, once it was read; :meth:`get_pipeline_results` reads them anew.
+        """
+        return self._by_name(self.get_pipeline_results)  # type: ignore[no-any-return]  # what is given is kept
 
     def get_pipeline_results(self) -> RecordSequence[PipelineResult]:
         """The run's pipeline results; empty for a run built without ``build_all``."""
@@ -349,16 +370,27 @@ class PipelineResult(PipelineStorageObject, _HostPipelineResult):
 
     @property
     def task_executions(self) -> RecordSequence[TaskExecution]:
-        """The task executions, under the name of the host's related manager."""
-        return self.get_task_executions()
+        """The task executions, under the name of the host's related manager: the same sequence each time.
+
+        So are its records, once it was read; :meth:`get_task_executions` reads them anew.
+        """
+        return self._by_name(self.get_task_executions)  # type: ignore[no-any-return]  # what is given is kept
 
     def get_serializable_pipeline_object(self) -> Any:
         """The object this instance was started with, as JSON holds it; None without an iterator."""
         return self.serializable_pipeline_object
 
     def get_pipeline_object(self) -> Any:
-        """The object this instance was started with: the model object where Django's is stored; None without one."""
-        return deserialize(self.get_serializable_pipeline_object())
+        """The object this instance was started with: the model object where Django's is stored; None without one.
+
+        One record gives the same instance each time. A record that is only read may share it with others, and have it
+        loaded together with theirs; a record that a change was reported on has one of its own, loaded after its first
+        report: a task sees what the tasks before it have changed.
+
+        Raises:
+            ObjectDoesNotExist: the model object is gone; Django's templates show that as nothing.
+        """
+        return self._deserialized("pipeline_object", self.get_serializable_pipeline_object())
 
     def get_runner(self) -> str:
         """The dotted path of the runner's class."""
@@ -410,8 +442,8 @@ class _OfTask(PipelineStorageObject):
         return self.serializable_pipeline_object
 
     def get_pipeline_object(self) -> Any:
-        """The object the pipeline instance was started with: the model object where Django's is stored; else JSON."""
-        return deserialize(self.get_serializable_pipeline_object())
+        """The object the pipeline instance was started with; see :meth:`PipelineResult.get_pipeline_object`."""
+        return self._deserialized("pipeline_object", self.get_serializable_pipeline_object())
 
     def get_task(self) -> Any:
         """A new task of the registered class, with the stored configuration.
@@ -432,8 +464,11 @@ class TaskExecution(_OfTask, _HostTaskExecution):
 
     @property
     def results(self) -> RecordSequence[TaskResult]:
-        """The task results, under the name of the host's related manager."""
-        return self.get_task_results()
+        """The task results, under the name of the host's related manager: the same sequence each time.
+
+        So are its records, once it was read; :meth:`get_task_results` reads them anew.
+        """
+        return self._by_name(self.get_task_results)  # type: ignore[no-any-return]  # what is given is kept
 
     def get_pipeline_result(self) -> PipelineResult:
         """The pipeline result this is part of."""
@@ -468,8 +503,8 @@ class TaskResult(_OfTask, _HostTaskResult):
         return self.serializable_task_object
 
     def get_task_object(self) -> Any:
-        """The object this instance was started with: the model object where Django's is stored; None without one."""
-        return deserialize(self.get_serializable_task_object())
+        """The object this instance was started with; see :meth:`PipelineResult.get_pipeline_object`."""
+        return self._deserialized("task_object", self.get_serializable_task_object())
 
     def get_task_execution(self) -> TaskExecution:
         """The task execution this is part of."""
@@ -570,20 +605,6 @@ class PipelineStorage(_HostStorage):
 def changed_state(status: PipelineTaskStatus, message: str | None) -> str:
     """What a reporter is told of a change: "Changed state to <STATUS>[ - message]"."""
     return f"Changed state to {status.value}{f' - {message}' if message else ''}"
-
-
-def deserialize(serializable_object: Any) -> Any:
-    """The object that was serialized: Django's model object where app, model and key are stored, else as it is."""
-    if not serializable_object:
-        return None
-    if is_model_object(serializable_object) and host.is_installed() and host.django_is_configured():
-        return host.load("utils").get_object(serializable_object)
-    return serializable_object
-
-
-def is_model_object(serializable_object: Any) -> bool:
-    """Whether this is how the host serializes a model object: ``pk``, ``app_label`` and ``model_name``."""
-    return isinstance(serializable_object, dict) and {"pk", "app_label", "model_name"} <= serializable_object.keys()
 
 
 def _has_attribute(record: PipelineStorageObject, name: str) -> bool:

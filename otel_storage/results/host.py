@@ -58,6 +58,20 @@ def after_commit(record: object, work: Callable[[], None]) -> None:
     transaction.on_commit(work, using=record._state.db)
 
 
+def model(app_label: str, model_name: str) -> Any:
+    """Django's model class of that name; None if the project has none."""
+    try:
+        return import_module("django.apps").apps.get_model(app_label, model_name)
+    except LookupError:
+        return None
+
+
+def no_such_object() -> type[Exception]:
+    """Django's error for an object that is gone, which templates show as nothing."""
+    error: type[Exception] = import_module("django.core.exceptions").ObjectDoesNotExist
+    return error
+
+
 def present(moment: datetime | None) -> datetime | None:
     """The moment as getters give it: aware UTC, or naive in Django's zone under ``USE_TZ=False``.
 

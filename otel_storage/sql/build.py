@@ -16,8 +16,8 @@ from otel_storage.results.protocols import PipelineLike, Reporter
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql import schema
 from otel_storage.sql.engine import Database
+from otel_storage.sql.identity_map import IdentityMap
 from otel_storage.sql.records import (
-    IdentityMap,
     SqlPipelineExecution,
     SqlPipelineResult,
     SqlRecord,

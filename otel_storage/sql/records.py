@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from weakref import WeakValueDictionary
 
-from sqlalchemy import ColumnElement, Select, Table, func, select
+from sqlalchemy import Table
 
 from otel_storage.results import host
 from otel_storage.results.base import (
@@ -19,102 +18,18 @@ from otel_storage.results.base import (
     TaskResult,
 )
 from otel_storage.results.exceptions import InvalidInput, RecordDeleted, RecordIsFinal, StatusConflict
+from otel_storage.results.model_objects import ModelObject, names_model_object
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
 from otel_storage.sql import schema, transitions
-from otel_storage.sql.sequences import SqlSequence
+from otel_storage.sql.sequences import ChildSequence, SqlSequence
 from otel_storage.sql.types import aware, dump_json, identifier, load_json
 
 if TYPE_CHECKING:
-    from otel_storage.results.clock import Clock
     from otel_storage.results.protocols import Reporter, StorageListener
     from otel_storage.sql.engine import Database
+    from otel_storage.sql.identity_map import Batch, IdentityMap
 
 Record = TypeVar("Record", bound="SqlRecord")
-
-_SPAN_COLUMNS = {"span_start", "span_end", "span_status", "span_outcome"}
-
-# A list of ids longer than this is asked for in parts: engines limit the parameters of a statement.
-_CHUNK = 1000
-
-
-class IdentityMap:
-    """Records that were read together: one object for each, parents shared with their children.
-
-    Reading a record again refreshes the object that is there.
-    """
-
-    def __init__(self, database: Database, clock: Clock, listener: StorageListener | None) -> None:
-        self.database = database
-        self.clock = clock
-        self.listener = listener
-        self._records: WeakValueDictionary[tuple[str, int], SqlRecord] = WeakValueDictionary()
-
-    def put(self, kind: type[Record], values: dict[str, Any], parent: SqlRecord | None) -> Record:
-        """The record of the row, made or refreshed."""
-        key = (kind.content_type_name, values["id"])
-        known = self._records.get(key)
-        if known is None:
-            record = kind(self, values, parent)
-            self._records[key] = record
-            return record
-        known.refresh(values)
-        return known  # type: ignore[return-value]  # the key holds the kind
-
-    def count(self, kind: type[SqlRecord], conditions: Sequence[ColumnElement[bool]]) -> int:
-        """How many rows meet the conditions."""
-        with self.database.read() as connection:
-            statement = select(func.count()).select_from(kind.table).where(*conditions)
-            return int(connection.execute(statement).scalar_one())
-
-    def get(self, kind: type[Record], condition: ColumnElement[bool]) -> Record | None:
-        """The one record that meets the condition, and its parents, in one query."""
-        with self.database.read() as connection:
-            row = connection.execute(_with_parents(kind).where(condition)).mappings().first()
-        if row is None:
-            return None
-        record: SqlRecord | None = None
-        for level in _lineage(kind):
-            prefix = f"{level.content_type_name}_"
-            values = {column: row[f"{prefix}{column}"] for column in _columns(level)}
-            record = self.put(level, values, record)
-        return record  # type: ignore[return-value]  # the lineage ends with the kind
-
-    def select(
-        self,
-        kind: type[Record],
-        conditions: Sequence[ColumnElement[bool]],
-        offset: int = 0,
-        limit: int | None = None,
-        newest_first: bool = False,
-    ) -> list[Record]:
-        """The records that meet the conditions, with the parents that are not known yet: a query per level."""
-        id_column = kind.table.c.id
-        statement = _rows(kind).where(*conditions).order_by(id_column.desc() if newest_first else id_column)
-        if limit is not None:
-            statement = statement.limit(limit)
-        if offset:
-            # SQLite and MariaDB know no OFFSET without a LIMIT.
-            statement = statement.limit(limit if limit is not None else 2**62).offset(offset)
-        with self.database.read() as connection:
-            rows = [dict(row) for row in connection.execute(statement).mappings()]
-        parents = self._parents(kind, rows)
-        if kind.parent_kind is None:
-            return [self.put(kind, row, None) for row in rows]
-        # A row without its parent is one that a cleanup has just removed.
-        known = ((row, parents.get(row[kind.parent_column])) for row in rows)
-        return [self.put(kind, row, parent) for row, parent in known if parent is not None]
-
-    def _parents(self, kind: type[SqlRecord], rows: list[dict[str, Any]]) -> dict[int, SqlRecord]:
-        if kind.parent_kind is None or not rows:
-            return {}
-        wanted = dict.fromkeys(row[kind.parent_column] for row in rows)
-        found = {id_: self._records.get((kind.parent_kind.content_type_name, id_)) for id_ in wanted}
-        parents = {id_: record for id_, record in found.items() if record is not None}
-        missing = [id_ for id_ in wanted if id_ not in parents]
-        for start in range(0, len(missing), _CHUNK):
-            condition = kind.parent_kind.table.c.id.in_(missing[start : start + _CHUNK])
-            parents.update((record.id, record) for record in self.select(kind.parent_kind, [condition]))
-        return parents
 
 
 class SqlRecord(PipelineStorageObject):
@@ -123,6 +38,8 @@ class SqlRecord(PipelineStorageObject):
     table: ClassVar[Table]
     parent_kind: ClassVar[type[SqlRecord] | None]
     parent_column: ClassVar[str] = ""
+    object_column: ClassVar[str] = ""
+    """Where the object that the record was started with is stored; it is the attribute's name as well."""
     waiting_message: ClassVar[str]
     """What is reported with PENDING."""
 
@@ -132,6 +49,8 @@ class SqlRecord(PipelineStorageObject):
         self._parent = parent
         self._buffer: dict[str, Any] = {}
         self._parsed: dict[str, Any] = {}
+        self._model_objects: dict[str, ModelObject] = {}
+        self._is_live = False
 
     @property
     def id(self) -> int:  # type: ignore[override]  # read only
@@ -268,6 +187,9 @@ class SqlRecord(PipelineStorageObject):
         propagate: bool = True,
     ) -> None:
         """Advance the status, and that of the parents, in one transaction; see the contract."""
+        if not self._is_live:
+            # The task that runs now gets model objects of its own, as they are now.
+            self._is_live, self._model_objects = True, {}
         transitions.report(self, reporter, as_status(status), message, propagate)
 
     def apply(self, change: transitions.Change, fields: dict[str, Any] | None) -> None:
@@ -277,6 +199,15 @@ class SqlRecord(PipelineStorageObject):
         self._values[moment] = change.at
         self._values[f"{moment}_message"] = change.message or None
         self._values.update(fields or {})
+
+    def join(self, batch: Batch) -> None:
+        """Take note of what the record was listed with."""
+        text = self._values[self.object_column] if self.object_column else None
+        if text is None or self._is_live or "model_name" not in text or not names_model_object(self._stored_object()):
+            return
+        known = self._model_objects.get(self.object_column)
+        if known is None or not known.is_loaded:
+            self._model_objects[self.object_column] = batch.model_objects.expect(self._stored_object())
 
     def refresh(self, values: dict[str, Any]) -> None:
         """Take on what was read or written."""
@@ -305,6 +236,18 @@ class SqlRecord(PipelineStorageObject):
     def _get_propagate_parent(self) -> SqlRecord | None:
         return self._parent
 
+    def _deserialized(self, name: str, serializable_object: Any) -> Any:
+        """The object, loaded once: a live record's alone, another's together with those of its batch."""
+        if not names_model_object(serializable_object):
+            return super()._deserialized(name, serializable_object)
+        known = self._model_objects.get(name)
+        if known is None or known.identity != serializable_object:
+            known = self._model_objects[name] = ModelObject(serializable_object)
+        return known.get()
+
+    def _stored_object(self) -> Any:
+        return self._json(self.object_column)
+
     def _value(self, column: str) -> Any:
         return self._buffer[column] if column in self._buffer else self._values[column]
 
@@ -326,7 +269,42 @@ class SqlRecord(PipelineStorageObject):
         return f"<{self.content_type_name} {self.id} of run {self.run_id}>"
 
 
-class SqlPipelineExecution(SqlRecord, PipelineExecution):
+class SqlParent(SqlRecord):
+    """A record with others below it."""
+
+    def __init__(self, records: IdentityMap, values: dict[str, Any], parent: SqlRecord | None) -> None:
+        super().__init__(records, values, parent)
+        self.batch: Batch | None = None
+        """What the record was listed with; None if it was looked up alone, or once its children were taken."""
+        self.children_read: list[Any] | None = None
+        """Its children, where they were read with those of its batch and nobody has taken them yet."""
+        self._is_taken = False
+
+    def join(self, batch: Batch) -> None:
+        """Take note of what the record was listed with, if its children were not taken yet."""
+        super().join(batch)
+        if not self._is_taken:
+            self.batch, self.children_read = batch, None
+
+    def waits_for(self, batch: Batch) -> bool:
+        """Whether the record's children are to be read with those of the batch."""
+        return self.batch is batch and self.children_read is None
+
+    def children_of_batch(self, kind: type[SqlRecord]) -> list[Any] | None:
+        """The children, read with those of the batch; None if they are to be read alone."""
+        if self.children_read is None and self.batch is not None:
+            self.batch.read_children(kind)
+        return self.children_read
+
+    def take_children(self) -> None:
+        """Let go of the children that were read with the batch's: from now on they are read alone, as they are then."""
+        self.batch, self.children_read, self._is_taken = None, None, True
+
+    def _children(self, kind: type[Record]) -> SqlSequence[Record]:
+        return ChildSequence(self._records, kind, [kind.table.c[kind.parent_column] == self.id], self)
+
+
+class SqlPipelineExecution(SqlParent, PipelineExecution):
     """The overall state of one run of a pipeline."""
 
     table = schema.pipeline_execution
@@ -354,16 +332,16 @@ class SqlPipelineExecution(SqlRecord, PipelineExecution):
 
     def get_pipeline_results(self) -> SqlSequence[SqlPipelineResult]:
         """The run's pipeline results."""
-        condition = schema.pipeline_result.c.execution_id == self.id
-        return SqlSequence(self._records, SqlPipelineResult, [condition])
+        return self._children(SqlPipelineResult)
 
 
-class SqlPipelineResult(SqlRecord, PipelineResult):
+class SqlPipelineResult(SqlParent, PipelineResult):
     """The state of one pipeline instance inside a run."""
 
     table = schema.pipeline_result
     parent_kind = SqlPipelineExecution
     parent_column = "execution_id"
+    object_column = "pipeline_object"
     waiting_message = "Pipeline is waiting to start"
 
     @property
@@ -399,14 +377,13 @@ class SqlPipelineResult(SqlRecord, PipelineResult):
 
     def get_task_executions(self) -> SqlSequence[SqlTaskExecution]:
         """The executions of the pipeline's tasks."""
-        condition = schema.task_execution.c.pipeline_result_id == self.id
-        return SqlSequence(self._records, SqlTaskExecution, [condition])
+        return self._children(SqlTaskExecution)
 
     def _get_propagate_parent(self) -> SqlPipelineExecution:
         return self.get_pipeline_execution()
 
 
-class SqlTaskExecution(SqlRecord, TaskExecution):
+class SqlTaskExecution(SqlParent, TaskExecution):
     """The overall state of one task inside a pipeline result."""
 
     table = schema.task_execution
@@ -438,14 +415,17 @@ class SqlTaskExecution(SqlRecord, TaskExecution):
         """The object the pipeline instance was started with, as JSON holds it."""
         return self.get_pipeline_result().serializable_pipeline_object
 
+    def get_pipeline_object(self) -> Any:
+        """The object the pipeline instance was started with: that of the pipeline result, unless this is live."""
+        return super().get_pipeline_object() if self._is_live else self.get_pipeline_result().get_pipeline_object()
+
     def get_pipeline_result(self) -> SqlPipelineResult:
         """The pipeline result this is part of."""
         return self._parent  # type: ignore[return-value]  # put there by the identity map
 
     def get_task_results(self) -> SqlSequence[SqlTaskResult]:
         """The task's results."""
-        condition = schema.task_result.c.task_execution_id == self.id
-        return SqlSequence(self._records, SqlTaskResult, [condition])
+        return self._children(SqlTaskResult)
 
     def _get_propagate_parent(self) -> SqlPipelineResult:
         return self.get_pipeline_result()
@@ -457,6 +437,7 @@ class SqlTaskResult(SqlRecord, TaskResult):
     table = schema.task_result
     parent_kind = SqlTaskExecution
     parent_column = "task_execution_id"
+    object_column = "task_object"
     waiting_message = "Task is waiting to start"
 
     @property
@@ -479,6 +460,10 @@ class SqlTaskResult(SqlRecord, TaskResult):
         """The object the pipeline instance was started with, as JSON holds it."""
         return self.get_task_execution().serializable_pipeline_object
 
+    def get_pipeline_object(self) -> Any:
+        """The object the pipeline instance was started with: that of the pipeline result, unless this is live."""
+        return super().get_pipeline_object() if self._is_live else self.get_task_execution().get_pipeline_object()
+
     @property
     def serializable_task_object(self) -> Any:
         """The object this instance was started with, as JSON holds it."""
@@ -496,32 +481,6 @@ class SqlTaskResult(SqlRecord, TaskResult):
         return self.get_task_execution()
 
 
-def _lineage(kind: type[SqlRecord]) -> tuple[type[SqlRecord], ...]:
-    """The kind and those above it, from the top down."""
-    above = () if kind.parent_kind is None else _lineage(kind.parent_kind)
-    return (*above, kind)
-
-
-def _columns(kind: type[SqlRecord]) -> tuple[str, ...]:
-    return tuple(column.name for column in kind.table.c if column.name not in _SPAN_COLUMNS)
-
-
-def _rows(kind: type[SqlRecord]) -> Select[Any]:
-    return select(*(kind.table.c[name] for name in _columns(kind)))
-
-
-def _with_parents(kind: type[SqlRecord]) -> Select[Any]:
-    """The rows of a kind, each with those above it: a column is labelled by the kind and its name."""
-    lineage = _lineage(kind)
-    source: Any = kind.table
-    for child, parent in zip(reversed(lineage), reversed(lineage[:-1]), strict=False):
-        source = source.join(parent.table, parent.table.c.id == child.table.c[child.parent_column])
-    columns = [
-        level.table.c[name].label(f"{level.content_type_name}_{name}") for level in lineage for name in _columns(level)
-    ]
-    return select(*columns).select_from(source)
-
-
 def _presented(moment: datetime) -> datetime:
     presented = host.present(moment)
     if presented is None:
@@ -529,4 +488,4 @@ def _presented(moment: datetime) -> datetime:
     return presented
 
 
-__all__ = ["IdentityMap", "SqlPipelineExecution", "SqlPipelineResult", "SqlRecord", "SqlTaskExecution", "SqlTaskResult"]
+__all__ = ["SqlParent", "SqlPipelineExecution", "SqlPipelineResult", "SqlRecord", "SqlTaskExecution", "SqlTaskResult"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar, overload
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
-    from otel_storage.sql.records import IdentityMap, SqlRecord
+    from otel_storage.sql.identity_map import IdentityMap
+    from otel_storage.sql.records import SqlParent, SqlRecord
 
 Record = TypeVar("Record", bound="SqlRecord", covariant=True)
 
@@ -99,6 +100,35 @@ class SqlSequence(Generic[Record]):
 
     def __repr__(self) -> str:
         return f"<the {self._kind.content_type_name} records>"
+
+
+class ChildSequence(SqlSequence[Record]):
+    """The children of a record: where it was listed with others, they are read with those of the others.
+
+    The first sequence to read records takes them; a length is told without taking them.
+    """
+
+    def __init__(
+        self, records: IdentityMap, kind: type[Record], conditions: Sequence[ColumnElement[bool]], parent: SqlParent
+    ) -> None:
+        super().__init__(records, kind, conditions)
+        self._parent = parent
+
+    def __len__(self) -> int:
+        if self._loaded is None and (children := self._parent.children_of_batch(self._kind)) is not None:
+            return len(children)
+        return super().__len__()
+
+    def _load(self) -> list[Record]:
+        if self._loaded is None and (children := self._parent.children_of_batch(self._kind)) is not None:
+            self._loaded = children
+            self._parent.take_children()
+        return super()._load()
+
+    def _read(self, offset: int, limit: int | None) -> list[Record]:
+        if self._parent.batch is None:
+            return super()._read(offset, limit)
+        return self._load()[offset:][:limit]
 
 
 class EmptySequence(SqlSequence[Record]):

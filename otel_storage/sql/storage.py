@@ -17,9 +17,9 @@ from otel_storage.sql import build, schema
 from otel_storage.sql.cleanup import CHUNK, remove_oldest
 from otel_storage.sql.durations import seconds_between
 from otel_storage.sql.engine import Database, logger
+from otel_storage.sql.identity_map import IdentityMap
 from otel_storage.sql.outbox import SqlOutbox
 from otel_storage.sql.records import (
-    IdentityMap,
     Record,
     SqlPipelineExecution,
     SqlPipelineResult,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from otel_storage.results import base, clock, host
+from otel_storage.results import clock, host
 from otel_storage.results.base import (
     PipelineDigestItem,
     PipelineExecution,
@@ -22,9 +22,9 @@ from otel_storage.results.base import (
     TaskExecution,
     TaskResult,
     changed_state,
-    deserialize,
 )
 from otel_storage.results.exceptions import ConfigurationError, InvalidInput, OtelStorageError
+from otel_storage.results.model_objects import deserialize, is_model_object
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
 from otel_storage.testing.pipelines import RecordingReporter
 
@@ -404,7 +404,7 @@ def test_a_model_object_without_django(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "django_is_configured", lambda: False)
     identity = {"pk": 1, "app_label": "shop", "model_name": "order"}
 
-    assert base.is_model_object(identity)
+    assert is_model_object(identity)
     assert deserialize(identity) == identity
 
 

@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 
-from otel_storage.results.base import PipelineStorage, RecordSequence
+from otel_storage.results.base import (
+    PipelineExecution,
+    PipelineResult,
+    PipelineStorage,
+    PipelineStorageObject,
+    RecordSequence,
+    TaskExecution,
+)
 from otel_storage.testing.conformance.fixtures import (
     DONE,
+    PENDING,
     Builder,
     StorageFixtures,
     found,
+    parent,
+    statuses,
     wide_pipeline,
 )
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Task
@@ -52,6 +62,41 @@ LISTINGS: list[Any] = [
     pytest.param(lambda s: s.get_task_executions("run")[0].get_task_results(), id="results of a task execution"),
 ]
 """Each gives five records or more."""
+
+PARENTS: list[Any] = [
+    pytest.param(lambda s: s.get_pipeline_executions(), id="executions"),
+    pytest.param(lambda s: s.get_pipeline_results("run"), id="pipeline results of a run"),
+    pytest.param(lambda s: s.get_pipeline_execution("run").get_pipeline_results(), id="results of an execution"),
+    pytest.param(lambda s: s.get_pipeline_results("run")[1].get_task_executions(), id="executions of a result"),
+    pytest.param(lambda s: s.get_task_executions("run"), id="task executions of a run"),
+    pytest.param(lambda s: s.get_task_executions("run")[1:3], id="some task executions"),
+    pytest.param(lambda s: [s.get_task_executions("run")[1]], id="a task execution by its index"),
+    pytest.param(lambda s: [s.get_pipeline_execution("run")], id="an execution that was looked up"),
+]
+"""Listings of records that have others below them."""
+
+
+def children(record: PipelineStorageObject) -> RecordSequence[PipelineStorageObject]:
+    """The records below, as the getter of the kind gives them."""
+    if isinstance(record, PipelineExecution):
+        return record.get_pipeline_results()
+    return record.get_task_executions() if isinstance(record, PipelineResult) else task_results(record)
+
+
+def children_by_name(record: PipelineStorageObject) -> RecordSequence[PipelineStorageObject]:
+    """The records below, under the name of the host's related manager."""
+    return record.task_executions if isinstance(record, PipelineResult) else _with_results(record).results
+
+
+def task_results(record: PipelineStorageObject) -> RecordSequence[PipelineStorageObject]:
+    """The results of a task execution."""
+    assert isinstance(record, TaskExecution)
+    return record.get_task_results()
+
+
+def _with_results(record: PipelineStorageObject) -> PipelineExecution | TaskExecution:
+    assert isinstance(record, (PipelineExecution, TaskExecution))
+    return record
 
 
 class SequenceRules(StorageFixtures):
@@ -170,6 +215,36 @@ class SequenceRules(StorageFixtures):
             for task_execution in result.get_task_executions():
                 objects = [r.get_serializable_task_object() for r in task_execution.get_task_results()]
                 assert objects == [{"obj": "x"}, {"obj": "y"}, {"obj": "z"}]
+
+    @pytest.fixture
+    def two_runs(self, build: Builder) -> None:
+        """Two runs of a pipeline that has two records or more at every level."""
+        build(wide_pipeline(), run_id="other")
+        build(wide_pipeline(), run_id="run")
+
+    @pytest.mark.usefixtures("two_runs")
+    @pytest.mark.parametrize("listing", PARENTS)
+    def test_each_record_has_its_own_children(self, storage: PipelineStorage, listing: Any) -> None:
+        """Children of records that were listed together are those of each alone, however they are asked for."""
+        whole = {
+            record: [child for child in below if parent(child) == record]
+            for level, below in (
+                (storage.get_pipeline_executions(), storage.get_pipeline_results()),
+                (storage.get_pipeline_results(), storage.get_task_executions()),
+                (storage.get_task_executions(), storage.get_task_results()),
+            )
+            for record in level
+        }
+
+        for ask in (list, len, bool, lambda s: s[0], lambda s: list(s[:1])):
+            for record in listing(storage):
+                assert ask(children(record)) == ask(whole[record])
+                assert list(children(record)) == whole[record]
+        for record in reversed(list(listing(storage))):
+            sequence, size = children(record), len(whole[record])
+            assert (len(sequence), list(sequence), len(sequence)) == (size, whole[record], size)
+            with pytest.raises(IndexError):
+                sequence[size]
 
     def test_all_on_records(self, storage: PipelineStorage, build: Builder) -> None:
         """Templates written for related managers work: ``results.all`` and ``task_executions.all``, called."""
@@ -298,6 +373,77 @@ class StrictSequenceRules(StorageFixtures):
         assert [len(list(sequence)) for sequence in later] == [2, 4, 6]
         assert len(execution.get_pipeline_results()) == 2
 
+    @pytest.fixture
+    def run(self, build: Builder) -> None:
+        """A run that has two records or more at every level, after another one."""
+        build(wide_pipeline(), run_id="other")
+        build(wide_pipeline(), run_id="run")
+
+    @pytest.mark.usefixtures("run")
+    @pytest.mark.parametrize("listing", PARENTS)
+    def test_children_have_the_listed_records_for_parents(self, storage: PipelineStorage, listing: Any) -> None:
+        """A child's parent is the object that it was asked of: what a runner reports on one, the other shows."""
+        for record in listing(storage):
+            below = list(children(record))
+            assert below
+            assert all(parent(child) is record for child in below)
+            assert all(parent(child) is record for child in children(record))
+
+    @pytest.mark.usefixtures("run")
+    @pytest.mark.parametrize("listing", PARENTS)
+    def test_children_are_read_anew_by_each_later_call(
+        self, storage: PipelineStorage, other_storage: PipelineStorage, listing: Any
+    ) -> None:
+        """Whoever asks a record for its children again sees what other processes have reported since."""
+        for record in listing(storage):
+            first = [child.get_status() for child in children(record)]
+            stored = {child.get_id(): child for child in _level_below(other_storage, record)}
+            for child in children(record):
+                stored[child.get_id()].report_status_change(RecordingReporter(), DONE, propagate=False)
+
+            assert first == [PENDING] * len(first)
+            assert statuses(children(record)) == [DONE] * len(first)
+            assert len(children(record)) == len(first)
+
+    @pytest.mark.usefixtures("run")
+    @pytest.mark.parametrize("listing", PARENTS)
+    @pytest.mark.parametrize("name_first", [True, False], ids=["the name first", "the getter first"])
+    def test_related_managers_are_read_once(
+        self, storage: PipelineStorage, other_storage: PipelineStorage, listing: Any, name_first: bool
+    ) -> None:
+        """Under the related manager's name a record gives one sequence, as it was; its getter is not bound to that."""
+        for record in listing(storage):
+            if not name_first:
+                assert list(children(record))
+            by_name = children_by_name(record)
+            before = [(child, child.get_status()) for child in by_name]
+            if name_first:
+                # The first call may give what was read already.
+                assert list(children(record)) == list(by_name)
+            stored = {child.get_id(): child for child in _level_below(other_storage, record)}
+            for child, _status in before:
+                stored[child.get_id()].report_status_change(RecordingReporter(), DONE, propagate=False)
+
+            assert children_by_name(record) is by_name
+            assert children_by_name(record).all() is by_name
+            assert [(child, child.get_status()) for child in by_name] == before
+            assert statuses(children(record)) == [DONE] * len(before)
+
+    @pytest.mark.usefixtures("run")
+    def test_a_run_is_walked_and_reported_on(self, storage: PipelineStorage) -> None:
+        """A walk over a run, as the eager runner does it, reports on the objects it walks, and all of it is stored."""
+        walked = []
+        for pipeline_result in found(storage.get_pipeline_execution("run")).get_pipeline_results():
+            for task_execution in pipeline_result.get_task_executions():
+                for task_result in task_execution.get_task_results():
+                    task_result.report_status_change(RecordingReporter(), DONE)
+                    walked.append(task_result)
+                assert task_execution.get_status() is DONE
+            assert pipeline_result.get_status() is DONE
+
+        assert walked == list(storage.get_task_results("run"))
+        assert statuses(walked) == statuses(storage.get_task_results("run")) == [DONE] * len(walked)
+
     def test_a_sequence_that_was_read_stays_as_it_was(self, storage: PipelineStorage, build: Builder) -> None:
         """What was read once is not read again: length and records fit each other."""
         build()
@@ -307,3 +453,12 @@ class StrictSequenceRules(StorageFixtures):
 
         assert len(sequence) == sequence.count() == len(list(sequence)) == 1
         assert list(sequence) == before
+
+
+def _level_below(storage: PipelineStorage, record: PipelineStorageObject) -> RecordSequence[Any]:
+    run_id = record.get_run_id()
+    if isinstance(record, PipelineExecution):
+        return storage.get_pipeline_results(run_id)
+    if isinstance(record, PipelineResult):
+        return storage.get_task_executions(run_id)
+    return storage.get_task_results(run_id)

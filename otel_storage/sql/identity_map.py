@@ -1,0 +1,203 @@
+"""Records that were read together: one object for each row, and what many of them want, read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
+
+from sqlalchemy import ColumnElement, Select, and_, func, select
+
+from otel_storage.results.model_objects import ModelObjects
+
+if TYPE_CHECKING:
+    from otel_storage.results.clock import Clock
+    from otel_storage.results.protocols import StorageListener
+    from otel_storage.sql.engine import Database
+    from otel_storage.sql.records import SqlRecord
+
+Record = TypeVar("Record", bound="SqlRecord")
+
+Row = dict[str, Any]
+
+_SPAN_COLUMNS = {"span_start", "span_end", "span_status", "span_outcome"}
+
+# A list of ids longer than this is asked for in parts: engines limit the parameters of a statement.
+_CHUNK = 1000
+
+
+class IdentityMap:
+    """Records that were read together: one object for each, parents shared with their children.
+
+    Reading a record again refreshes the object that is there.
+    """
+
+    def __init__(self, database: Database, clock: Clock, listener: StorageListener | None) -> None:
+        self.database = database
+        self.clock = clock
+        self.listener = listener
+        self._records: WeakValueDictionary[tuple[str, int], SqlRecord] = WeakValueDictionary()
+
+    def put(self, kind: type[Record], values: Row, parent: SqlRecord | None) -> Record:
+        """The record of the row, made or refreshed."""
+        key = (kind.content_type_name, values["id"])
+        known = self._records.get(key)
+        if known is None:
+            record = kind(self, values, parent)
+            self._records[key] = record
+            return record
+        known.refresh(values)
+        return known  # type: ignore[return-value]  # the key holds the kind
+
+    def put_together(self, kind: type[Record], rows: Sequence[Row], parents: Mapping[int, SqlRecord]) -> list[Record]:
+        """The records of rows that were read together: a batch; their parents are those given."""
+        records = [self.put(kind, row, parents.get(row.get(kind.parent_column, 0))) for row in rows]
+        batch = Batch(self, kind, records)
+        for record in records:
+            record.join(batch)
+        return records
+
+    def find(self, kind: type[Record], id_: int) -> Record | None:
+        """The record, if there is an object of it."""
+        return self._records.get((kind.content_type_name, id_))  # type: ignore[return-value]  # the key holds the kind
+
+    def count(self, kind: type[SqlRecord], conditions: Sequence[ColumnElement[bool]]) -> int:
+        """How many rows meet the conditions."""
+        with self.database.read() as connection:
+            statement = select(func.count()).select_from(kind.table).where(*conditions)
+            return int(connection.execute(statement).scalar_one())
+
+    def get(self, kind: type[Record], condition: ColumnElement[bool]) -> Record | None:
+        """The one record that meets the condition, and its parents, in one query."""
+        with self.database.read() as connection:
+            row = connection.execute(_with_parents(kind).where(condition)).mappings().first()
+        if row is None:
+            return None
+        record: SqlRecord | None = None
+        for level in _lineage(kind):
+            prefix = f"{level.content_type_name}_"
+            values = {column: row[f"{prefix}{column}"] for column in _columns(level)}
+            record = self.put(level, values, record)
+        return record  # type: ignore[return-value]  # the lineage ends with the kind
+
+    def rows(
+        self,
+        kind: type[SqlRecord],
+        conditions: Sequence[ColumnElement[bool]],
+        offset: int = 0,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Row]:
+        """The rows that meet the conditions, in the order of their ids or against it."""
+        id_column = kind.table.c.id
+        statement = _rows(kind).where(*conditions).order_by(id_column.desc() if newest_first else id_column)
+        if limit is not None:
+            statement = statement.limit(limit)
+        if offset:
+            # SQLite and MariaDB know no OFFSET without a LIMIT.
+            statement = statement.limit(limit if limit is not None else 2**62).offset(offset)
+        with self.database.read() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    def select(
+        self,
+        kind: type[Record],
+        conditions: Sequence[ColumnElement[bool]],
+        offset: int = 0,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Record]:
+        """The records that meet the conditions, with the parents that are not known yet: a query per level."""
+        rows = self.rows(kind, conditions, offset, limit, newest_first)
+        parents = self._parents(kind, rows)
+        if kind.parent_kind is not None:
+            # A row without its parent is one that a cleanup has just removed.
+            rows = [row for row in rows if row[kind.parent_column] in parents]
+        if limit == 1:
+            # One that is read by its index: its siblings are not here.
+            return [self.put(kind, row, parents.get(row.get(kind.parent_column, 0))) for row in rows]
+        return self.put_together(kind, rows, parents)
+
+    def _parents(self, kind: type[SqlRecord], rows: list[Row]) -> dict[int, SqlRecord]:
+        if kind.parent_kind is None or not rows:
+            return {}
+        wanted = dict.fromkeys(row[kind.parent_column] for row in rows)
+        found = {id_: self.find(kind.parent_kind, id_) for id_ in wanted}
+        parents: dict[int, SqlRecord] = {id_: record for id_, record in found.items() if record is not None}
+        missing = [id_ for id_ in wanted if id_ not in parents]
+        for part in _chunks(missing):
+            condition = kind.parent_kind.table.c.id.in_(part)
+            parents.update((record.id, record) for record in self.select(kind.parent_kind, [condition]))
+        return parents
+
+
+class Batch:
+    """Records that were listed together: what is below one of them, or its model object, is read with that of all.
+
+    The first to be asked for its children has those of all that still live read, and each of these keeps its own until
+    they are taken. A batch keeps no record alive.
+    """
+
+    def __init__(self, records: IdentityMap, kind: type[SqlRecord], listed: Sequence[SqlRecord]) -> None:
+        self.model_objects = ModelObjects()
+        """The model objects that the records were started with."""
+        self._records = records
+        self._kind = kind
+        self._ids = [record.id for record in listed]
+
+    def read_children(self, kind: type[SqlRecord]) -> None:
+        """Read the children of all that are alive and whose children were not read yet."""
+        parents = self._waiting()
+        found = (row for condition in _below(kind, parents) for row in self._records.rows(kind, [condition]))
+        rows = [row for row in found if row[kind.parent_column] in parents]
+        children = self._records.put_together(kind, rows, parents)
+        for parent in parents.values():
+            parent.children_read = []
+        for row, child in zip(rows, children, strict=True):
+            parents[row[kind.parent_column]].children_read.append(child)
+
+    def _waiting(self) -> dict[int, Any]:
+        known: dict[int, Any] = {id_: self._records.find(self._kind, id_) for id_ in self._ids}
+        return {id_: record for id_, record in known.items() if record is not None and record.waits_for(self)}
+
+
+def _below(kind: type[SqlRecord], parents: Mapping[int, SqlRecord]) -> Iterator[ColumnElement[bool]]:
+    """The conditions that give the children of the parents, and with them perhaps those of others of the same run."""
+    parent_id = kind.table.c[kind.parent_column]
+    runs = {parent.execution.id for parent in parents.values()}
+    if len(parents) > _CHUNK and len(runs) == 1:
+        # A run's records got their ids together, so that one query serves however many there are.
+        yield and_(kind.table.c.execution_id == runs.pop(), parent_id.between(min(parents), max(parents)))
+        return
+    for part in _chunks(list(parents)):
+        yield parent_id.in_(part)
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
+
+
+def _lineage(kind: type[SqlRecord]) -> tuple[type[SqlRecord], ...]:
+    """The kind and those above it, from the top down."""
+    above = () if kind.parent_kind is None else _lineage(kind.parent_kind)
+    return (*above, kind)
+
+
+def _columns(kind: type[SqlRecord]) -> tuple[str, ...]:
+    return tuple(column.name for column in kind.table.c if column.name not in _SPAN_COLUMNS)
+
+
+def _rows(kind: type[SqlRecord]) -> Select[Any]:
+    return select(*(kind.table.c[name] for name in _columns(kind)))
+
+
+def _with_parents(kind: type[SqlRecord]) -> Select[Any]:
+    """The rows of a kind, each with those above it: a column is labelled by the kind and its name."""
+    lineage = _lineage(kind)
+    source: Any = kind.table
+    for child, parent in zip(reversed(lineage), reversed(lineage[:-1]), strict=False):
+        source = source.join(parent.table, parent.table.c.id == child.table.c[child.parent_column])
+    columns = [
+        level.table.c[name].label(f"{level.content_type_name}_{name}") for level in lineage for name in _columns(level)
+    ]
+    return select(*columns).select_from(source)
