@@ -1,0 +1,1 @@
+"""The Django app of the site: models, and pipelines over them."""
