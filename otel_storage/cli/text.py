@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from otel_storage.results.base import is_model_object
+from otel_storage.results.model_objects import is_model_object
 
 _READ = 2000
 """Characters of a text that are looked at for one line of output: messages of megabytes exist."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from otel_storage.results import clock, host
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.model_objects import deserialize
-from otel_storage.results.model_objects import is_model_object as is_model_object  # noqa: PLC0414 - others take it here
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_TYPE,
 )
 
-from otel_storage.results.base import is_model_object
+from otel_storage.results.model_objects import is_model_object
 from otel_storage.results.snapshots import (
     ExecutionSnapshot,
     ParentSnapshot,

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from otel_storage.results.base import is_model_object
 from otel_storage.results.copies import (
     PipelineResultCopy,
     RecordChange,
@@ -14,6 +13,7 @@ from otel_storage.results.copies import (
     TaskExecutionCopy,
     TaskResultCopy,
 )
+from otel_storage.results.model_objects import is_model_object
 from otel_storage.watch.hooks import Noted
 
 
