@@ -167,14 +167,7 @@ class SqlOutbox:
             return token, ()
 
         def work(connection: Connection) -> Sequence[Any]:
-            # SKIP LOCKED lets senders work side by side; SQLite has none, but its write lock is held.
-            rows = connection.execute(
-                select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts)
-                .where(is_claimable)
-                .order_by(_outbox.c.due, _outbox.c.id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            ).all()
+            rows = _oldest(connection, is_claimable, states, limit)
             if rows:
                 connection.execute(
                     update(_outbox)
@@ -242,6 +235,21 @@ class SqlOutbox:
             )
 
         return self._database.write(for_each_chunk) if reference_ids else 0
+
+
+def _oldest(connection: Connection, condition: ColumnElement[bool], states: Sequence[str], limit: int) -> Sequence[Any]:
+    """Lock the references that meet the condition and have been due for the longest."""
+    statement = (
+        select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts, _outbox.c.due)
+        .where(condition)
+        .order_by(_outbox.c.due, _outbox.c.id)
+        .limit(limit)
+        # Lets senders work side by side; SQLite has none, but its write lock is held.
+        .with_for_update(skip_locked=True)
+    )
+    # A state at a time, which the index has in order: MariaDB locks all that it has to sort, however few are taken.
+    rows = [row for state in states for row in connection.execute(statement.where(_outbox.c.state == state))]
+    return sorted(rows, key=lambda row: (row.due, row.id))[:limit]
 
 
 _FREE: dict[str, Any] = {"token": None, "leased_until": None}

@@ -204,9 +204,10 @@ def _store(connection: Connection, run: _Run) -> None:
             run.pipeline_results[level.parent].include(level.start, level.end)
     for level in run.pipeline_results.values():
         run.execution.include(level.start, level.end)
-    _update(connection, schema.task_execution, run.task_executions.values())
-    _update(connection, schema.pipeline_result, run.pipeline_results.values())
+    # From the top down, as transitions and a cleanup lock them.
     _update(connection, schema.pipeline_execution, [run.execution])
+    _update(connection, schema.pipeline_result, run.pipeline_results.values())
+    _update(connection, schema.task_execution, run.task_executions.values())
 
 
 _WORST_FIRST = (
