@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import ClassVar
 
 import pytest
-from sqlalchemy import create_engine, delete, func, select
+from sqlalchemy import URL, Connection, Table, create_engine, delete, func, select
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.sql import schema
@@ -71,17 +71,26 @@ class OnSqliteMemory(OnSql):
         return "sqlite://"
 
 
-class OnPostgresql(OnSharedSql):
-    """On PostgreSQL: one database for all tests of the class, emptied before each."""
+class OnServer(OnSharedSql):
+    """On a server: one database for all tests of the class, emptied before each."""
 
     _databases: ClassVar[ExitStack]
     _url: ClassVar[str]
 
     @classmethod
+    def create_database(cls) -> AbstractContextManager[URL]:
+        """An empty database, dropped at the end."""
+        raise NotImplementedError
+
+    def restart_ids(self, connection: Connection, table: Table) -> None:
+        """Let the next record of the empty table have the id 1."""
+        raise NotImplementedError
+
+    @classmethod
     def setup_class(cls) -> None:
         """Create the database; skip the class where there is no server."""
         cls._databases = ExitStack()
-        database = cls._databases.enter_context(services.postgresql_database())
+        database = cls._databases.enter_context(cls.create_database())
         cls._url = database.render_as_string(hide_password=False)
         with closing(SqlPipelineStorage(cls._url)) as storage:
             storage.upgrade()
@@ -99,6 +108,32 @@ class OnPostgresql(OnSharedSql):
             for table in reversed(schema.metadata.sorted_tables):
                 connection.execute(delete(table))
             for table in schema.LEVELS.values():
-                connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), 1, False)))
+                self.restart_ids(connection, table)
         engine.dispose()
         return self._url
+
+
+class OnPostgresql(OnServer):
+    """On PostgreSQL."""
+
+    @classmethod
+    def create_database(cls) -> AbstractContextManager[URL]:
+        """An empty database, dropped at the end."""
+        return services.postgresql_database()
+
+    def restart_ids(self, connection: Connection, table: Table) -> None:
+        """Set the sequence back."""
+        connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), 1, False)))
+
+
+class OnMariadb(OnServer):
+    """On MariaDB."""
+
+    @classmethod
+    def create_database(cls) -> AbstractContextManager[URL]:
+        """An empty database, dropped at the end."""
+        return services.mariadb_database()
+
+    def restart_ids(self, connection: Connection, table: Table) -> None:
+        """Set the counter back."""
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} AUTO_INCREMENT = 1")

@@ -52,7 +52,21 @@ def postgresql_url() -> Iterator[str]:
         yield url.render_as_string(hide_password=False)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def mariadb_url() -> Iterator[str]:
+    """URL, with its password, of an empty MariaDB database of the test's own; no schema is in it."""
+    with services.mariadb_database() as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database of the test's own, on each server in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """URL of an empty database of the test's own, on each engine in turn."""
     url: str = request.getfixturevalue(f"{request.param}_url")

@@ -4,6 +4,8 @@ Nothing is started here. A server exists when its variable names it:
 
 - ``OTEL_STORAGE_TEST_POSTGRESQL_URL``: SQLAlchemy URL, password included, of a database whose user may create
   databases.
+- ``OTEL_STORAGE_TEST_MARIADB_URL``: the same of a MariaDB, whose user may see and end the sessions of others too, and
+  which takes 12 MB at once (``max_allowed_packet``).
 - ``OTEL_STORAGE_REQUIRE_SERVICES``: ``1`` says that every server exists: a test that misses one fails then,
   and does not skip.
 """
@@ -13,14 +15,16 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import NoReturn
 
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Connection, create_engine, make_url
+from sqlalchemy.exc import OperationalError
 
 # Read once, at import: tests run with most OTEL_* variables removed.
 POSTGRESQL_URL = os.environ.get("OTEL_STORAGE_TEST_POSTGRESQL_URL", "")
+MARIADB_URL = os.environ.get("OTEL_STORAGE_TEST_MARIADB_URL", "")
 REQUIRE_SERVICES = os.environ.get("OTEL_STORAGE_REQUIRE_SERVICES", "") not in ("", "0")
 
 
@@ -63,3 +67,43 @@ def postgresql_database() -> Iterator[URL]:
         # A connection of its own: the test may have restarted the server.
         with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=10)) as admin:
             admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def mariadb_server() -> URL:
+    """Give the URL of the test server's admin database; skip or fail where there is none."""
+    __tracebackhide__ = True
+    if not MARIADB_URL:
+        missing(
+            "no MariaDB: set OTEL_STORAGE_TEST_MARIADB_URL to mariadb+pymysql://USER:PASSWORD@HOST:PORT/DATABASE,"
+            " whose user may create databases"
+        )
+    return make_url(MARIADB_URL)
+
+
+@contextmanager
+def mariadb_database() -> Iterator[URL]:
+    """Create an empty database on the test server and drop it afterwards, whoever is still connected."""
+    __tracebackhide__ = True
+    server = mariadb_server()
+    name = f"test_{uuid.uuid4().hex}"
+    # A server that is named and cannot be reached is an error, not a reason to skip.
+    with _mariadb_admin(server) as admin:
+        admin.exec_driver_sql(f"CREATE DATABASE {name}")
+    try:
+        yield server.set(database=name)
+    finally:
+        with _mariadb_admin(server) as admin:
+            # One that is left in a transaction would hold the tables.
+            sessions = admin.exec_driver_sql("SELECT id FROM information_schema.processlist WHERE db = %s", (name,))
+            for session in sessions.scalars().all():
+                with suppress(OperationalError):  # it may have ended just now
+                    admin.exec_driver_sql(f"KILL {session}")
+            admin.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
+
+
+@contextmanager
+def _mariadb_admin(server: URL) -> Iterator[Connection]:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()

@@ -30,3 +30,7 @@ class TestSqliteMemory(_Composite, conformance.OnSqliteMemory):
 
 class TestPostgresql(_Composite, conformance.OnPostgresql):
     """On PostgreSQL."""
+
+
+class TestMariadb(_Composite, conformance.OnMariadb):
+    """On MariaDB."""

@@ -188,6 +188,7 @@ class IdSource:
     """Inserts rows in bulk, and knows their ids.
 
     SQLite's write lock and PostgreSQL's sequences give the ids beforehand, which is quicker than asking for them back.
+    MariaDB has neither, and is asked afterwards.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -198,15 +199,11 @@ class IdSource:
         if not rows:
             return
         reserve = {"sqlite": self._after_last, "postgresql": self._from_sequence}.get(self._connection.dialect.name)
-        if reserve is None:
-            statement = insert(table).returning(table.c.id, sort_by_parameter_order=True)
-            inserted = self._connection.execute(statement, rows).scalars().all()
-            for row, id_ in zip(rows, inserted, strict=True):
-                row["id"] = id_
-            return
-        for row, id_ in zip(rows, reserve(table, len(rows)), strict=True):
-            row["id"] = id_
+        if reserve is not None:
+            _set_ids(rows, reserve(table, len(rows)))
         self._connection.execute(insert(table).inline(), rows)
+        if reserve is None:
+            _set_ids(rows, self._in_order(table, rows))
 
     def _after_last(self, table: Table, count: int) -> Iterable[int]:
         last = self._connection.exec_driver_sql(
@@ -218,6 +215,17 @@ class IdSource:
         sequence = func.pg_get_serial_sequence(table.name, "id")
         numbers = func.generate_series(1, count).table_valued("n")
         return self._connection.execute(select(func.nextval(sequence)).select_from(numbers)).scalars().all()
+
+    def _in_order(self, table: Table, rows: list[Row]) -> Iterable[int]:
+        """The ids of the run's rows: within a transaction they grow from row to row, though there may be gaps."""
+        run = "run_id" if table is schema.pipeline_execution else "execution_id"
+        statement = select(table.c.id).where(table.c[run] == rows[0][run]).order_by(table.c.id)
+        return self._connection.execute(statement).scalars().all()
+
+
+def _set_ids(rows: list[Row], ids: Iterable[int]) -> None:
+    for row, id_ in zip(rows, ids, strict=True):
+        row["id"] = id_
 
 
 def _counted(plan: Plan) -> Plan:

@@ -27,8 +27,9 @@ def _postgresql(element: seconds_between, compiler: SQLCompiler, **options: Any)
 @compiles(seconds_between, "mysql")
 @compiles(seconds_between, "mariadb")
 def _mariadb(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
+    # By 1e6, a double: a quotient of integers has four decimals.
     start, end = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"(TIMESTAMPDIFF(MICROSECOND, {start}, {end}) / 1000000)"
+    return f"(TIMESTAMPDIFF(MICROSECOND, {start}, {end}) / 1e6)"
 
 
 @compiles(seconds_between, "sqlite")

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import (
     DatabaseError,
     DBAPIError,
     InterfaceError,
+    InvalidRequestError,
     NoSuchModuleError,
     OperationalError,
 )
@@ -27,7 +28,7 @@ from sqlalchemy.pool import QueuePool
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
-from otel_storage.sql import migrate, schema
+from otel_storage.sql import mariadb, migrate, schema
 
 logger = logging.getLogger("otel_storage")
 
@@ -46,10 +47,16 @@ ATTEMPTS = 4
 _DRIVERS = {
     "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
+    "mysql": "mariadb+pymysql",
+    "mariadb": "mariadb+pymysql",
+    "mysql+pymysql": "mariadb+pymysql",
 }
-_EXTRAS = {"psycopg": "postgresql"}
-_DEADLOCK_STATES = {"40P01", "40001"}
-_SECRET_PARAMETERS = ("password", "passwd", "pwd", "secret", "token", "sslpassword")
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
+_EXAMPLES = (
+    "sqlite:///runs.db, postgresql+psycopg://user:password@host/name or mariadb+pymysql://user:password@host/name"
+)
+_CONFLICT_STATES = {"40P01", "40001"}
+_SECRET_PARAMETERS = ("password", "passwd", "pwd", "secret", "token", "sslpassword", "ssl_key_password")
 
 Result = TypeVar("Result")
 
@@ -91,6 +98,11 @@ class Database:
         return self.engine.dialect.name
 
     @property
+    def is_mariadb(self) -> bool:
+        """Whether it is MariaDB, by either of its dialect's names."""
+        return self.dialect in mariadb.NAMES
+
+    @property
     def url(self) -> str:
         """Where the database is, without its password."""
         return display_url(self.engine.url)
@@ -105,8 +117,9 @@ class Database:
         """
         self._check_schema()
         with self._connect() as connection:
-            if self.dialect != "sqlite":
-                # Saves the round trips of a transaction; our SQLite connections begin none for a query.
+            if self.dialect == "postgresql" or not self._owned:
+                # Saves the round trips of a transaction. None is begun for a query on our SQLite connections; on
+                # MariaDB's it costs none but its end, and as they are READ COMMITTED, a query sees what is committed.
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection
 
@@ -117,6 +130,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
+            InvalidInput: a value is larger than the server takes.
             SchemaMismatch: its schema is not this version's.
         """
         self._check_schema()
@@ -124,10 +138,13 @@ class Database:
             try:
                 return self._transaction(work)
             except DBAPIError as error:
-                if not (error.connection_invalidated or _is_deadlock(error)):
+                if not (error.connection_invalidated or self._is_conflict(error)):
                     raise
                 logger.debug("transaction is run again after: %s", type(error.orig).__name__)
                 time.sleep(0.05 * 4**attempt if error.connection_invalidated else 0.01 * attempt)
+                if error.connection_invalidated and self.is_mariadb:
+                    with self._connect() as connection:
+                        mariadb.refuse_oversized(error, connection)
         return self._transaction(work)
 
     def upgrade(self) -> None:
@@ -143,6 +160,7 @@ class Database:
     def current(self) -> str | None:
         """The version of the database's schema; None if there is none."""
         with self._connect() as connection:
+            self._check_server(connection)
             return migrate.current(connection)
 
     def dispose(self) -> None:
@@ -164,6 +182,7 @@ class Database:
             if self._schema_checked:
                 return
             with self._connect() as connection:
+                self._check_server(connection)
                 version = migrate.current(connection)
                 if version != schema.SCHEMA_VERSION and self.dialect == "sqlite":
                     self._upgrade(connection)
@@ -171,7 +190,12 @@ class Database:
                     migrate.check(version, self.url)
             self._schema_checked = True
 
+    def _check_server(self, connection: Connection) -> None:
+        if self.is_mariadb:
+            mariadb.check_server(connection, self.url)
+
     def _upgrade(self, connection: Connection) -> None:
+        self._check_server(connection)
         connection.rollback()
         # One process migrates, the others wait for its lock and find it done.
         if self.dialect == "sqlite":
@@ -179,12 +203,16 @@ class Database:
         with connection.begin():
             if self.dialect == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
-            migrate.upgrade(connection, self.url)
+            with mariadb.upgrade_lock(connection) if self.is_mariadb else nullcontext():
+                migrate.upgrade(connection, self.url)
 
     def _transaction(self, work: Callable[[Connection], Result]) -> Result:
         with self._connect() as connection:
             if self.dialect == "sqlite":
                 connection = connection.execution_options(**_IMMEDIATE)
+            elif self.is_mariadb and not self._owned:
+                # As our own engines are: REPEATABLE READ, the usual default, locks the gaps between rows too.
+                connection = connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():
                 if self.dialect == "sqlite" and not self._owned:
                     # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
@@ -199,8 +227,12 @@ class Database:
             raise DatabaseUnavailable(f"no connection to {self.url} came free: {error}") from error
         except (OperationalError, InterfaceError, DatabaseError) as error:
             raise DatabaseUnavailable(self._unavailable(error.orig)) from error
-        except ValueError as error:
-            # A host name that is none, or a file name with a NUL in it: no driver turns these into errors of its own.
+        except InvalidRequestError as error:
+            # Our URLs of MariaDB are for no other server.
+            raise ConfigurationError(mariadb.wrong_server(self.url, str(error).rstrip("."))) from error
+        except (TypeError, ValueError) as error:
+            # A host name that is none, a file name with a NUL in it, an option that PyMySQL does not have: no driver
+            # turns these into errors of its own.
             raise DatabaseUnavailable(self._unavailable(error)) from error
         with connection:
             try:
@@ -209,6 +241,11 @@ class Database:
                 if _is_not_writable(error):
                     raise DatabaseUnavailable(self._unavailable(error.orig)) from error
                 raise
+
+    def _is_conflict(self, error: DBAPIError) -> bool:
+        if self.is_mariadb:
+            return mariadb.is_conflict(error)
+        return getattr(error.orig, "sqlstate", None) in _CONFLICT_STATES
 
     def _unavailable(self, error: BaseException | None) -> str:
         cause = " ".join(str(error).split())
@@ -263,9 +300,7 @@ def _parse(url: str | URL, source: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError, TypeError):
         # The original error may print the URL, and so its password.
-        raise ConfigurationError(
-            f"{source} is not a database URL; use e.g. sqlite:///runs.db or postgresql+psycopg://user:password@host/name"
-        ) from None
+        raise ConfigurationError(f"{source} is not a database URL; use e.g. {_EXAMPLES}") from None
     if "@" in (parsed.host or ""):
         # What follows the first @ of a password is taken for part of the host, and would be shown.
         raise ConfigurationError(f"{source} has more than one @; in a user name or password write it as %40")
@@ -297,13 +332,16 @@ def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:
     else:
         # A query is not run again, so it must not be the one to find that the server was restarted.
         options["pool_pre_ping"] = True
-        if backend == "postgresql" and "connect_timeout" not in url.query:
+        if backend in mariadb.NAMES:
+            options["connect_args"] = mariadb.connect_arguments(url, max(1, round(timeout or CONNECT_TIMEOUT)))
+            options["isolation_level"] = "READ COMMITTED"
+        elif backend == "postgresql" and "connect_timeout" not in url.query:
             options["connect_args"] = {"connect_timeout": max(1, round(timeout or CONNECT_TIMEOUT))}
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError:
         raise ConfigurationError(
-            f"there is no database dialect {url.drivername!r}; use sqlite or postgresql+psycopg"
+            f"there is no database dialect {url.drivername!r}; use sqlite, postgresql+psycopg or mariadb+pymysql"
         ) from None
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(error.name or "")
@@ -313,7 +351,8 @@ def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:
         # The original error prints the URL, and so what is secret in its query.
         raise ConfigurationError(
             f"the database URL {display_url(url)} cannot be used; check its parts against "
-            "sqlite:///runs.db (three slashes) or postgresql+psycopg://user:password@host:5432/name"
+            "sqlite:///runs.db (three slashes), postgresql+psycopg://user:password@host:5432/name or "
+            "mariadb+pymysql://user:password@host:3306/name"
         ) from None
     if backend == "sqlite":
         _configure_sqlite(engine, durable, timeout or BUSY_TIMEOUT)
@@ -357,7 +396,3 @@ def _is_not_writable(error: DBAPIError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     # The lower byte is the primary code, https://www.sqlite.org/rescode.html.
     return code is not None and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-
-
-def _is_deadlock(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in _DEADLOCK_STATES

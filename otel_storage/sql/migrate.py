@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, text
 
 from otel_storage.results.exceptions import SchemaMismatch
-from otel_storage.sql.schema import SCHEMA_VERSION, VERSION_TABLE
+from otel_storage.sql import mariadb
+from otel_storage.sql.schema import SCHEMA_VERSION, VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -48,8 +49,11 @@ def check(version: str | None, url: str) -> None:
 def upgrade(connection: Connection, url: str) -> None:
     """Bring the schema up to this version, in the connection's transaction.
 
+    On MariaDB, where each change of the schema is committed at once, an upgrade that fails or is cut short leaves what
+    it did so far under the version before, and the next one does the rest.
+
     Raises:
-        SchemaMismatch: the schema is newer than this version of the package.
+        SchemaMismatch: the schema is newer than this version of the package, or a table in it is not of this package.
     """
     version = current(connection)
     if version == SCHEMA_VERSION:
@@ -61,6 +65,20 @@ def upgrade(connection: Connection, url: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    if connection.dialect.name in mariadb.NAMES:
+        _check_columns(connection, url)
+
+
+def _check_columns(connection: Connection, url: str) -> None:
+    """See that the tables that were passed over, as they were there already, are those of an upgrade cut short."""
+    found = inspect(connection)
+    for table in metadata.sorted_tables:
+        names = {column["name"] for column in found.get_columns(table.name)}
+        if names != set(table.c.keys()):
+            raise SchemaMismatch(
+                f"the table {table.name} of {url} is not one of this package: its columns are "
+                f"{', '.join(sorted(names))}; remove it or rename it, and upgrade again"
+            )
 
 
 def known_versions() -> set[str]:

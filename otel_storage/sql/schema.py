@@ -92,14 +92,15 @@ def _span() -> list[Column[Any]]:
     return columns
 
 
+# By default MariaDB finds ids equal that differ in case, and with utf8mb4_bin in blanks at their end still.
 _OPTIONS: dict[str, Any] = {
     "sqlite_autoincrement": True,
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
+    "mysql_collate": "utf8mb4_nopad_bin",
     "mariadb_engine": "InnoDB",
     "mariadb_charset": "utf8mb4",
-    "mariadb_collate": "utf8mb4_bin",
+    "mariadb_collate": "utf8mb4_nopad_bin",
 }
 
 pipeline_execution = Table(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class SqlPipelineStorage(PipelineStorage):
-    """Keeps the records of pipeline runs in SQL, through SQLAlchemy: SQLite, or PostgreSQL with psycopg 3.
+    """Keeps the records of pipeline runs in SQL, through SQLAlchemy: on SQLite, PostgreSQL or MariaDB.
 
     Nothing is connected to before the first use. SQLite's schema is created and upgraded then; a server's by
     ``otel-storage db upgrade``.
@@ -43,7 +43,8 @@ class SqlPipelineStorage(PipelineStorage):
     Args:
         url: Where the database is: a SQLAlchemy URL; else the environment variable ``OTEL_STORAGE_URL``, else a SQLite
             file ``otel_storage.db`` in Django's ``BASE_DIR`` or in the working directory.
-        engine: An engine to use instead of a URL. It keeps its own settings, and :meth:`close` leaves it open.
+        engine: An engine to use instead of a URL. It keeps its own settings, but for the isolation of writes on
+            MariaDB, and :meth:`close` leaves it open.
         durable: SQLite only: sync every commit to the disk, so that it survives a power cut and not only a killed
             process.
         timeout: Seconds to wait, at most, for another's lock on SQLite or for a server to answer a new connection.

@@ -19,7 +19,7 @@ from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, Status
 from otel_storage.results.failures import capture_failure
 from otel_storage.results.snapshots import Failure
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
-from otel_storage.sql import schema
+from otel_storage.sql import mariadb, schema
 from otel_storage.sql.types import storable
 from otel_storage.sql.worker import this_worker
 
@@ -165,7 +165,11 @@ def _update_statement(kind: str, status: PipelineTaskStatus) -> Update:
     else:
         values.update(completed=bindparam("at"), completed_message=bindparam("new_message"))
     advancing = or_(*(table.c.status == before for before in preceding(status)))
-    return update(table).where(table.c.id == bindparam("record_id"), advancing).values(values)
+    statement = update(table).where(table.c.id == bindparam("record_id"), advancing).values(values)
+    for name in mariadb.NAMES:
+        # It might look the row up by its status, and deadlock with those who lock it by its id.
+        statement = statement.with_hint("FORCE INDEX (PRIMARY)", dialect_name=name)
+    return statement
 
 
 def _was_ours(connection: Connection, record: SqlRecord, change: Change) -> bool:
@@ -196,7 +200,7 @@ def write_references(
                 )
                 referenced = True
         elif kind == EXECUTION and is_traced:
-            connection.execute(_RUN_IS_FINAL, {"run": execution_id, "at": change.at})
+            _run_is_final(connection, execution_id, change.at)
             referenced = True
     return referenced
 
@@ -214,12 +218,14 @@ def _write_failure(connection: Connection, execution_id: int, task_result_id: in
     )
 
 
-_RUN_IS_FINAL = (
-    update(schema.outbox)
-    .where(schema.outbox.c.execution_id == bindparam("run"), schema.outbox.c.kind == EXECUTION)
-    # Its age counts from here: a run may take longer than references live.
-    .values(due=bindparam("at"), created=bindparam("at"))
-)
+def _run_is_final(connection: Connection, execution_id: int, at: datetime) -> None:
+    outbox = schema.outbox
+    statement = select(outbox.c.id).where(outbox.c.execution_id == execution_id, outbox.c.kind == EXECUTION)
+    # Looked up first and changed by its id: MariaDB would lock the run's other references too, which may be removed
+    # by their ids just now, and the two would deadlock. Its age counts from here: a run may take longer than
+    # references live.
+    ids = connection.execute(statement).scalars().all()
+    connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(due=at, created=at))
 
 
 def reference(kind: str, record_id: int, execution_id: int, created: datetime, due: bool = True) -> dict[str, Any]:

@@ -29,12 +29,12 @@ def test_current(database_url: str, invoke: Invoke) -> None:
     assert document == {"current": SCHEMA_VERSION, "expected": SCHEMA_VERSION, "up_to_date": True}
 
 
-def test_no_schema(postgresql_url: str, invoke: Invoke) -> None:
+def test_no_schema(server_url: str, invoke: Invoke) -> None:
     """A server's database without our schema is refused by every command, naming the one that mends it."""
-    current = invoke("db", "current", "--url", postgresql_url, "--json")
+    current = invoke("db", "current", "--url", server_url, "--json")
     assert current.exit_code == 1
     assert json.loads(current.stdout)["current"] is None
-    for result in (current, invoke("runs", "--url", postgresql_url)):
+    for result in (current, invoke("runs", "--url", server_url)):
         assert result.exit_code == 1
         assert "otel-storage db upgrade" in result.stderr
         assert result.stderr.count("\n") == 1

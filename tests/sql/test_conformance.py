@@ -32,6 +32,10 @@ class TestPostgresql(_Sql, conformance.OnPostgresql):
     """On PostgreSQL."""
 
 
+class TestMariadb(_Sql, conformance.OnMariadb):
+    """On MariaDB."""
+
+
 def test_no_rule_hides_another() -> None:
     """Rules come from many classes: two of one name would silently be one."""
     rules = [name for cls in StrictStorageConformance.__mro__ for name in vars(cls) if name.startswith("test_")]

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, StaticPool, create_engine, insert, make_url, select, text, update
+from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from otel_storage.results import host
@@ -132,6 +132,13 @@ class TestUrl:
 
         assert Database(f"{scheme}://user@host/name").engine.url.drivername == "postgresql+psycopg"
 
+    @pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"])
+    def test_pymysql_is_the_driver(self, scheme: str) -> None:
+        """Any name of MariaDB means PyMySQL."""
+        pytest.importorskip("pymysql")
+
+        assert Database(f"{scheme}://user@host/name").engine.url.drivername == "mariadb+pymysql"
+
     @pytest.mark.parametrize(
         "url",
         [
@@ -166,6 +173,7 @@ class TestUrl:
             "sqlite:////tmp/runs.db?timeout=soon",
             f"postgresql+psycopg://user:{PASSWORD}@host/name?port=x",
             f"postgresql+psycopg://user@host/name?port=x&password={PASSWORD}",
+            f"mysql://user@host/name?connect_timeout=soon&password={PASSWORD}",
         ],
     )
     def test_parts_that_cannot_be_used(self, url: str) -> None:
@@ -180,9 +188,11 @@ class TestUrl:
         """A dialect that is none is named."""
         said = refused(lambda: Database(f"{scheme}://user:{PASSWORD}@host/name"), ConfigurationError)
 
-        assert said == f"there is no database dialect {scheme!r}; use sqlite or postgresql+psycopg"
+        assert said == f"there is no database dialect {scheme!r}; use sqlite, postgresql+psycopg or mariadb+pymysql"
 
-    @pytest.mark.parametrize(("scheme", "module"), [("postgresql+psycopg2", "psycopg2"), ("mysql+pymysql", "pymysql")])
+    @pytest.mark.parametrize(
+        ("scheme", "module"), [("postgresql+psycopg2", "psycopg2"), ("mariadb+mariadbconnector", "mariadb")]
+    )
     def test_missing_driver(self, scheme: str, module: str) -> None:
         """A driver that is not installed is named."""
         if importlib.util.find_spec(module):
@@ -192,13 +202,22 @@ class TestUrl:
 
         assert said == f"the driver of {scheme} is not installed: install the module {module!r}"
 
-    def test_missing_psycopg(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Our own driver is named with the extra that brings it."""
-        monkeypatch.setitem(sys.modules, "psycopg", None)
+    @pytest.mark.parametrize(
+        ("scheme", "driver", "module", "extra"),
+        [
+            ("postgresql", "postgresql+psycopg", "psycopg", "postgresql"),
+            ("mysql", "mariadb+pymysql", "pymysql", "mysql"),
+        ],
+    )
+    def test_missing_driver_of_ours(
+        self, scheme: str, driver: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Our own drivers are named with the extra that brings them."""
+        monkeypatch.setitem(sys.modules, module, None)
 
-        said = refused(lambda: Database(f"postgresql://user:{PASSWORD}@host/name"), ConfigurationError)
+        said = refused(lambda: Database(f"{scheme}://user:{PASSWORD}@host/name"), ConfigurationError)
 
-        assert said == "the driver of postgresql+psycopg is not installed: pip install 'otel-storage[postgresql]'"
+        assert said == f"the driver of {driver} is not installed: pip install 'otel-storage[{extra}]'"
 
     def test_url_and_engine(self) -> None:
         """Both at once are refused."""
@@ -216,6 +235,7 @@ class TestUrl:
             (f"postgresql://host/name?PassWord={PASSWORD}", "postgresql://host/name?PassWord=***"),
             (f"postgresql://host/name?sslpassword={PASSWORD}", "postgresql://host/name?sslpassword=***"),
             (f"mysql://u:{PASSWORD}@h/n?passwd={PASSWORD}", "mysql://u:***@h/n?passwd=***"),
+            (f"mariadb://h/n?ssl_key_password={PASSWORD}", "mariadb://h/n?ssl_key_password=***"),
             (f"postgresql://h/n?password={PASSWORD}&password=b", "postgresql://h/n?password=***"),
             ("postgresql://user:p%40ss%2Fword@host/name", "postgresql://user:***@host/name"),
             ("sqlite:///runs.db", "sqlite:///runs.db"),
@@ -258,62 +278,67 @@ print(json.dumps([Database().url, Database("sqlite:///runs.db").url, Database("s
     assert without == [f"{elsewhere}/otel_storage.db", f"{elsewhere}/runs.db", "sqlite:////tmp/runs.db"]
 
 
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server(request: pytest.FixtureRequest) -> URL:
+    """URL of each server, as its admin has it."""
+    return services.postgresql_server() if request.param == "postgresql" else services.mariadb_server()
+
+
 class TestUnreachableServer:
-    """PostgreSQL that cannot be reached: one clear line, and no password."""
+    """A server that cannot be reached: one clear line, and no password."""
 
     MEND = "check that the server runs, and the URL's host, port, user, password and database name"
 
-    def test_closed_port(self) -> None:
+    @pytest.mark.parametrize("driver", ["postgresql+psycopg", "mariadb+pymysql"])
+    def test_closed_port(self, driver: str) -> None:
         """Nothing listens."""
-        pytest.importorskip("psycopg")
+        pytest.importorskip(driver.partition("+")[2])
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))  # and not listening
             port = unused.getsockname()[1]
-            said = unavailable(f"postgresql://user:{PASSWORD}@127.0.0.1:{port}/name")
+            said = unavailable(f"{driver}://user:{PASSWORD}@127.0.0.1:{port}/name")
 
-        assert said.startswith(f"cannot open postgresql+psycopg://user:***@127.0.0.1:{port}/name: ")
+        assert said.startswith(f"cannot open {driver}://user:***@127.0.0.1:{port}/name: ")
         assert "refused" in said
         assert said.endswith(self.MEND)
 
     @pytest.mark.parametrize("name", ["a..b", "no-such-host.invalid"])
-    def test_host_that_is_none(self, name: str) -> None:
-        """No such host; and a name that cannot be one, which psycopg refuses with an error of another kind."""
-        pytest.importorskip("psycopg")
+    @pytest.mark.parametrize("driver", ["postgresql+psycopg", "mariadb+pymysql"])
+    def test_host_that_is_none(self, driver: str, name: str) -> None:
+        """No such host; and a name that cannot be one, which drivers refuse with an error of another kind."""
+        pytest.importorskip(driver.partition("+")[2])
 
-        said = unavailable(f"postgresql://user:{PASSWORD}@{name}/name?connect_timeout=2")
+        said = unavailable(f"{driver}://user:{PASSWORD}@{name}/name?connect_timeout=2")
 
-        assert said.startswith(f"cannot open postgresql+psycopg://user:***@{name}/name")
+        assert said.startswith(f"cannot open {driver}://user:***@{name}/name")
         assert said.endswith(self.MEND)
 
     @pytest.mark.parametrize("in_query", [False, True], ids=["userinfo", "query"])
-    def test_wrong_password(self, in_query: bool) -> None:
+    def test_wrong_password(self, server: URL, in_query: bool) -> None:
         """The server refuses the password, which is not repeated."""
-        server = services.postgresql_server()
         url = server.set(password=PASSWORD)
         if in_query:
             url = server._replace(password=None).update_query_dict({"password": PASSWORD})
 
         said = unavailable(url)
 
-        assert f'password authentication failed for user "{server.username}"' in said
+        assert f'password authentication failed for user "{server.username}"' in said or (
+            f"Access denied for user '{server.username}'" in said
+        )
         assert said.endswith(self.MEND)
 
-    def test_unknown_database(self) -> None:
+    def test_unknown_database(self, server: URL) -> None:
         """The server has no such database."""
-        server = services.postgresql_server()
-
         said = unavailable(server.set(database="no_such_database"))
 
-        assert 'database "no_such_database" does not exist' in said
+        assert 'database "no_such_database" does not exist' in said or "Unknown database 'no_such_database'" in said
         assert str(server.password) not in said
 
-    def test_option_that_is_none(self) -> None:
+    def test_option_that_is_none(self, server: URL) -> None:
         """The driver refuses what is in the query."""
-        server = services.postgresql_server()
-
         said = unavailable(server.update_query_dict({"nosuch": "1", "sslpassword": PASSWORD}))
 
-        assert 'invalid connection option "nosuch"' in said
+        assert 'invalid connection option "nosuch"' in said or "unexpected keyword argument 'nosuch'" in said
 
 
 class TestSqliteFile:
@@ -460,13 +485,13 @@ class TestSwitchToWal:
 class TestGivenEngine:
     """An engine of the user's."""
 
-    @pytest.fixture(params=["file", "memory", "postgresql"])
+    @pytest.fixture(params=["file", "memory", "postgresql", "mariadb"])
     def engine(self, request: pytest.FixtureRequest) -> Iterator[Engine]:
         """A file, memory shared by all threads, and a server."""
         if request.param == "memory":
             engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         else:
-            name = "sqlite_url" if request.param == "file" else "postgresql_url"
+            name = "sqlite_url" if request.param == "file" else f"{request.param}_url"
             engine = create_engine(request.getfixturevalue(name))
         yield engine
         engine.dispose()
@@ -556,29 +581,52 @@ def test_writes_are_one_transaction(storage: SqlPipelineStorage) -> None:
     assert storage.get_pipeline_execution("run") is None
 
 
+def session(connection: Connection) -> int:
+    """The server's number of the connection."""
+    statement = "SELECT pg_backend_pid()" if connection.dialect.name == "postgresql" else "SELECT CONNECTION_ID()"
+    return int(connection.execute(text(statement)).scalar_one())
+
+
+def end_postgresql_sessions(connection: Connection) -> int:
+    """End every session of the database but this; returns how many."""
+    statement = (
+        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return int(connection.execute(text(statement)).scalar_one())
+
+
+def end_mariadb_sessions(connection: Connection) -> int:
+    """End every session of the database but this; returns how many."""
+    statement = text("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()")
+    sessions = connection.execute(statement).scalars().all()
+    for id_ in sessions:
+        connection.execute(text(f"KILL {id_}"))
+    while connection.execute(statement).first() is not None:
+        time.sleep(0.01)
+    return len(sessions)
+
+
 class TestLostConnection:
-    """PostgreSQL ends a connection."""
+    """The server ends a connection."""
 
     @pytest.fixture
-    def storage(self, postgresql_url: str) -> Iterator[SqlPipelineStorage]:
+    def storage(self, server_url: str) -> Iterator[SqlPipelineStorage]:
         """A storage with a connection in its pool."""
-        with closing(SqlPipelineStorage(postgresql_url)) as storage:
+        with closing(SqlPipelineStorage(server_url)) as storage:
             storage.upgrade()
             build(storage, "first")
             yield storage
 
     @pytest.fixture
-    def terminate(self, postgresql_url: str) -> Iterator[Callable[[], int]]:
+    def terminate(self, server_url: str) -> Iterator[Callable[[], int]]:
         """Ends every connection to the database but its own; returns how many."""
-        admin = create_engine(make_url(postgresql_url))
-        statement = (
-            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        admin = create_engine(make_url(server_url))
+        end_sessions = end_postgresql_sessions if admin.dialect.name == "postgresql" else end_mariadb_sessions
 
         def run() -> int:
             with admin.connect() as connection:
-                return int(connection.execute(text(statement)).scalar_one())
+                return end_sessions(connection)
 
         yield run
         admin.dispose()
@@ -597,7 +645,7 @@ class TestLostConnection:
         attempts = []
 
         def work(connection: Connection) -> str:
-            attempts.append(connection.execute(text("SELECT pg_backend_pid()")).scalar())
+            attempts.append(session(connection))
             connection.execute(insert(schema.pipeline_execution), execution_row("second"))
             if len(attempts) == 1:
                 assert terminate() == 1
@@ -627,10 +675,10 @@ class TestLostConnection:
         assert pauses == sorted(set(pauses))
 
 
-def test_deadlock(postgresql_url: str) -> None:
-    """Of two transactions that wait for each other PostgreSQL ends one; it is run again, and both take effect."""
+def test_deadlock(server_url: str) -> None:
+    """Of two transactions that wait for each other the server ends one; it is run again, and both take effect."""
     table = schema.pipeline_execution
-    with closing(SqlPipelineStorage(postgresql_url)) as storage:
+    with closing(SqlPipelineStorage(server_url)) as storage:
         storage.upgrade()
         first, second = build(storage, "first").id, build(storage, "second").id
         both_hold_one = threading.Barrier(2)
@@ -714,29 +762,29 @@ class TestFork:
             with storage.database.read() as connection:
                 assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
 
-    def test_parents_session_survives(self, postgresql_url: str) -> None:
+    def test_parents_session_survives(self, server_url: str) -> None:
         """The child opens a session of its own, and its end does not end the parent's, in a transaction or idle."""
-        with closing(SqlPipelineStorage(postgresql_url)) as storage:
+        with closing(SqlPipelineStorage(server_url)) as storage:
             storage.upgrade()
             build(storage, "parent")
 
-            def session() -> int:
+            def session_now() -> int:
                 with storage.database.read() as connection:
-                    return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+                    return session(connection)
 
-            parents = session()
+            parents = session_now()
 
             def child() -> None:
-                assert session() != parents
+                assert session_now() != parents
                 storage.close()
 
             in_child(child)
-            assert session() == parents
+            assert session_now() == parents
 
             def work(connection: Connection) -> int:
                 connection.execute(insert(schema.pipeline_execution), execution_row("in transaction"))
                 in_child(child)
-                return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+                return session(connection)
 
             assert storage.database.write(work) == parents
             assert len(storage.get_pipeline_executions()) == 2
@@ -773,9 +821,9 @@ class TestFork:
         assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["parent"]
         storage.close()
 
-    def test_given_engine(self, postgresql_url: str) -> None:
+    def test_given_engine(self, server_url: str) -> None:
         """A user's engine is not shared with the child either."""
-        engine = create_engine(make_url(postgresql_url))
+        engine = create_engine(make_url(server_url))
         storage = SqlPipelineStorage(engine=engine)
         storage.upgrade()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 
 from otel_storage.results.exceptions import SchemaMismatch
 from otel_storage.sql import migrate, schema
@@ -41,9 +41,9 @@ def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
 
 
 @pytest.fixture
-def on_server(postgresql_url: str) -> Iterator[SqlPipelineStorage]:
-    """A storage on an empty database of a server."""
-    with closing(SqlPipelineStorage(postgresql_url)) as storage:
+def on_server(server_url: str) -> Iterator[SqlPipelineStorage]:
+    """A storage on an empty database of each server."""
+    with closing(SqlPipelineStorage(server_url)) as storage:
         yield storage
 
 
@@ -88,7 +88,8 @@ def test_comparison_can_find_a_difference(storage: SqlPipelineStorage) -> None:
     """The comparison above sees a column, an index and a type that are not the metadata's."""
     storage.upgrade()
     with storage.database.engine.begin() as connection:
-        connection.execute(text("DROP INDEX ix_otel_storage_outbox_execution_id"))
+        index = next(i for i in schema.outbox.indexes if i.name == "ix_otel_storage_outbox_execution_id")
+        index.drop(connection)
         connection.execute(text("ALTER TABLE otel_storage_outbox ADD COLUMN extra INTEGER"))
 
     with storage.database.engine.connect() as connection:
@@ -253,8 +254,10 @@ def test_version_table_without_a_version(storage: SqlPipelineStorage) -> None:
     assert storage.current() == SCHEMA_VERSION
 
 
-def test_upgrade_is_all_or_nothing(storage: SqlPipelineStorage) -> None:
-    """An upgrade that fails leaves the database as it was."""
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_upgrade_is_all_or_nothing(engine: str, request: pytest.FixtureRequest) -> None:
+    """An upgrade that fails leaves the database as it was; MariaDB commits as it goes, see below."""
+    storage = SqlPipelineStorage(request.getfixturevalue(f"{engine}_url"))
     with storage.database.engine.begin() as connection:
         # The last table that the first migration makes.
         connection.execute(text("CREATE TABLE otel_storage_failure (id INTEGER)"))
@@ -263,6 +266,79 @@ def test_upgrade_is_all_or_nothing(storage: SqlPipelineStorage) -> None:
         storage.upgrade()
 
     assert tables(storage) == {"otel_storage_failure"}
+    storage.close()
+
+
+class TestUpgradeCutShort:
+    """MariaDB commits every change of a schema at once, so an upgrade can be left half done: the next one goes on."""
+
+    @pytest.fixture
+    def storage(self, mariadb_url: str) -> Iterator[SqlPipelineStorage]:
+        """A storage on an empty database."""
+        with closing(SqlPipelineStorage(mariadb_url)) as storage:
+            yield storage
+
+    @pytest.mark.slow
+    def test_at_any_statement(self, storage: SqlPipelineStorage) -> None:
+        """Whichever statement is the last of it, the schema is not taken for done, and the next upgrade finishes it."""
+        number = 0
+        while True:
+            number += 1
+            with storage.database.engine.begin() as connection:
+                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
+                schema.metadata.drop_all(connection)
+            with cut_after(storage, number) as done:
+                try:
+                    storage.upgrade()
+                except LookupError:
+                    # No longer than that: what is not there is not looked for.
+                    assert storage.current() != SCHEMA_VERSION
+                else:
+                    assert len(done) > 20
+                    return
+            with closing(SqlPipelineStorage(storage.database.engine.url)) as other:
+                with pytest.raises(SchemaMismatch, match="run: otel-storage db upgrade"):
+                    build(other, "run")
+                other.upgrade()
+                with other.database.engine.connect() as connection:
+                    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+                    assert compare_metadata(context, schema.metadata) == []
+                build(other, "run")
+
+    def test_foreign_table(self, storage: SqlPipelineStorage) -> None:
+        """A table that is no work of an upgrade is not passed over; when it is out of the way the next one goes on."""
+        with storage.database.engine.begin() as connection:
+            connection.execute(text("CREATE TABLE otel_storage_sender (id INTEGER, name VARCHAR(10))"))
+
+        with pytest.raises(SchemaMismatch) as caught:
+            storage.upgrade()
+
+        assert str(caught.value) == (
+            f"the table otel_storage_sender of {storage.url} is not one of this package: its columns are id, name; "
+            "remove it or rename it, and upgrade again"
+        )
+        assert storage.current() != SCHEMA_VERSION
+        with storage.database.engine.begin() as connection:
+            connection.execute(text("RENAME TABLE otel_storage_sender TO another"))
+        storage.upgrade()
+        assert storage.current() == SCHEMA_VERSION
+        build(storage, "run")
+
+
+@contextmanager
+def cut_after(storage: SqlPipelineStorage, number: int) -> Iterator[list[str]]:
+    """Have the statement after so many that change the schema or its version fail; those are listed."""
+    done: list[str] = []
+
+    def execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.split(maxsplit=1)[0] in ("CREATE", "ALTER", "INSERT", "UPDATE"):
+            if len(done) == number:
+                raise LookupError("cut short")
+            done.append(statement)
+
+    event.listen(storage.database.engine, "before_cursor_execute", execute)
+    yield done
+    event.remove(storage.database.engine, "before_cursor_execute", execute)
 
 
 def test_folder_with_a_percent_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +386,6 @@ def test_processes_open_a_new_file_at_once(sqlite_url: str) -> None:
     open_at_once([f"{sqlite_url}.{number}" for number in range(30)], upgrade=False)
 
 
-def test_processes_upgrade_a_server_at_once(postgresql_url: str) -> None:
+def test_processes_upgrade_a_server_at_once(server_url: str) -> None:
     """Of the processes that upgrade a server's database one does; the others wait for it and find it done."""
-    open_at_once([postgresql_url], upgrade=True)
+    open_at_once([server_url], upgrade=True)

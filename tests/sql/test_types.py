@@ -37,6 +37,9 @@ values = Table(
     Column("at", UtcDateTime),
     Column("status", Status),
     Column("text", LongText),
+    # As our own tables are: the database's default may be another.
+    mysql_charset="utf8mb4",
+    mariadb_charset="utf8mb4",
 )
 
 # An hour inside the limits: times at the very ends have no equivalent in every zone.

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from alembic import context
+from typing import Any
 
+from alembic import context
+from sqlalchemy import event
+
+from otel_storage.sql import mariadb
 from otel_storage.sql.schema import VERSION_TABLE, metadata
 
+connection = context.config.attributes["connection"]
+
+
+def pass_over_what_is_there(
+    _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any
+) -> tuple[str, Any]:
+    """On MariaDB an upgrade that was cut short has left some of it."""
+    return mariadb.create_if_missing(statement), parameters
+
+
 context.configure(
-    connection=context.config.attributes["connection"],
+    connection=connection,
     target_metadata=metadata,
     version_table=VERSION_TABLE,
     transactional_ddl=False,  # the caller holds the transaction
 )
-context.run_migrations()
+if connection.dialect.name in mariadb.NAMES:
+    event.listen(connection, "before_cursor_execute", pass_over_what_is_there, retval=True)
+try:
+    context.run_migrations()
+finally:
+    if connection.dialect.name in mariadb.NAMES:
+        event.remove(connection, "before_cursor_execute", pass_over_what_is_there)
