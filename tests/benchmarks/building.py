@@ -1,7 +1,7 @@
 """Building a run, beside SQLAlchemy Core's bulk insert of the same rows and the host's ORM storage.
 
-``python -m tests.benchmarks.building [--url URL]``, in a checkout; ``--url`` names a PostgreSQL whose user may create
-databases. The target is twice Core's time.
+``python -m tests.benchmarks.building [--url URL]``, in a checkout; ``--url`` names a PostgreSQL or MariaDB whose user
+may create databases. The target is twice Core's time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLUMNS = {
 
 
 @click.command()
-@click.option("--url", help="A PostgreSQL; a SQLite file if left out.")
+@click.option("--url", help="A PostgreSQL or MariaDB; a SQLite file if left out.")
 @click.option("--repeat", default=3, show_default=True, help="How often the host's is run; the others 3 x that.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--small", is_flag=True, help="A tiny run, to see that it works.")

@@ -65,7 +65,7 @@ class Databases:
     def drop(self) -> None:
         """Remove them all."""
         for name in self._names:
-            self._admin(f"DROP DATABASE {name} WITH (FORCE)")
+            self._admin(f"DROP DATABASE {name}{' WITH (FORCE)' if self.engine == 'postgresql' else ''}")
         self._folder.cleanup()
 
     def _admin(self, statement: str) -> None:
@@ -115,6 +115,16 @@ def print_ratios(title: str, rows: list[dict[str, Any]], columns: dict[str, str]
     Console(width=100).print(table)
 
 
+def _django_engine(backend: str) -> str:
+    if backend == "postgresql":
+        return "django.db.backends.postgresql"
+    import pymysql
+
+    # Django asks for mysqlclient, which PyMySQL can stand in for.
+    pymysql.install_as_MySQLdb()
+    return "django.db.backends.mysql"
+
+
 class Host:
     """The host's ORM storage on a database of its own, in this process."""
 
@@ -126,7 +136,7 @@ class Host:
             database: dict[str, Any] = {"ENGINE": "django.db.backends.sqlite3", "NAME": url.database}
         else:
             database = {
-                "ENGINE": "django.db.backends.postgresql",
+                "ENGINE": _django_engine(url.get_backend_name()),
                 "NAME": url.database,
                 "USER": url.username,
                 "PASSWORD": url.password,

@@ -20,7 +20,7 @@ COLUMNS = {"storage": "storage", "changes": "status changes a second", "ratio": 
 
 
 @click.command()
-@click.option("--url", help="A PostgreSQL; a SQLite file if left out.")
+@click.option("--url", help="A PostgreSQL or MariaDB; a SQLite file if left out.")
 @click.option("--repeat", default=3, show_default=True, help="How often each is run; the best counts.")
 @click.option("--tasks", default=1000, show_default=True, help="Task results, each reported RUNNING and DONE.")
 @click.option("--json", "as_json", is_flag=True)
