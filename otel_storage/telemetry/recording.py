@@ -6,10 +6,10 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextvars import Token
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach, detach, get_current
 
 from otel_storage.results.base import PipelineStorageObject
 from otel_storage.results.guard import Guard
@@ -93,11 +93,26 @@ def _link(run_id: str, execution_id: int) -> None:
         span.add_link(spans.record_context(run_id, "PipelineExecution", execution_id, True))
 
 
+class _Attached(NamedTuple):
+    """A context that was attached for a task result."""
+
+    task_result: weakref.ref[PipelineStorageObject]
+    context: Context
+    token: Token[Context]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the context is still the current one of this thread."""
+        return get_current() is self.context
+
+
 class _TaskContexts:
     """The contexts attached for task results, per thread, innermost last.
 
     A context whose task result is gone without a final report in this thread - the task was ended by ``sys.exit()``, or
-    reported by somebody else - is dead, and dropped by the next to be attached.
+    reported by somebody else - is dead, and dropped: when the task result goes, or by the next to be attached. It is
+    detached only while it is the current one: Celery's instrumentation, say, has gone back to what was before both of
+    them, and our token would bring an ended task's span back.
     """
 
     def __init__(self) -> None:
@@ -106,25 +121,28 @@ class _TaskContexts:
     def enter(self, task_result: PipelineStorageObject, sampled: bool) -> None:
         """Attach the task result's context; one that it has in this thread already is replaced."""
         self.leave(task_result)
-        stack = self._stack()
-        while stack and stack[-1][0]() is None:
-            detach(stack.pop()[1])
-        context = spans.record_context(task_result.get_run_id(), "TaskResult", task_result.get_id(), sampled)
-        token = attach(trace.set_span_in_context(trace.NonRecordingSpan(context)))
-        stack.append((weakref.ref(task_result), token))
+        self._drop_dead()
+        span_context = spans.record_context(task_result.get_run_id(), "TaskResult", task_result.get_id(), sampled)
+        context = trace.set_span_in_context(trace.NonRecordingSpan(span_context))
+        reference = weakref.ref(task_result, self._drop_dead)
+        self._stack().append(_Attached(reference, context, attach(context)))
 
     def leave(self, task_result: PipelineStorageObject) -> None:
-        """Detach the task result's context, and those that were attached on top of it and left behind."""
+        """Give the thread the context back that it had before the task result's, whatever was attached on top of it."""
         stack = self._stack()
-        if not any(reference() is task_result for reference, _ in stack):
-            return
-        while stack:
-            reference, token = stack.pop()
-            detach(token)
-            if reference() is task_result:
+        for position, attached in enumerate(stack):
+            if attached.task_result() is task_result:
+                del stack[position:]
+                detach(attached.token)
                 return
 
-    def _stack(self) -> list[tuple[weakref.ref[PipelineStorageObject], Token[Context]]]:
-        stack: list[tuple[weakref.ref[PipelineStorageObject], Token[Context]]]
-        stack = self._local.__dict__.setdefault("stack", [])
+    def _drop_dead(self, _: object = None) -> None:
+        stack = self._stack()
+        while stack and stack[-1].task_result() is None:
+            attached = stack.pop()
+            if attached.is_current:
+                detach(attached.token)
+
+    def _stack(self) -> list[_Attached]:
+        stack: list[_Attached] = self._local.__dict__.setdefault("stack", [])
         return stack
