@@ -1,0 +1,1 @@
+"""A whole Django site with pipelines in Celery and their traces; see README.md."""

@@ -1,0 +1,1 @@
+"""The shops' orders: read from files every day, and loaded."""
