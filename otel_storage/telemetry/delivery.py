@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
 from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.telemetry import forks
 from otel_storage.telemetry.heartbeat import Heartbeat
 from otel_storage.telemetry.sending import DeliveryReport, Sender
 
@@ -335,7 +336,8 @@ def _run(reference: weakref.ref[Delivery], signal: _Signal) -> None:
     attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
     while (delivery := reference()) is not None:
         is_last = signal.is_closed
-        pause = delivery.work(signal)
+        with forks.held_off():
+            pause = delivery.work(signal)
         if is_last:
             delivery.stop()
             return

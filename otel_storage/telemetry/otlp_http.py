@@ -9,9 +9,13 @@ specification ("OTLP/HTTP response"), save that nothing is given up for a status
 from __future__ import annotations
 
 import contextlib
+
+# A first request would import these two, while forks are allowed; see telemetry/forks.py.
+import encodings.idna  # noqa: F401
 import json
 import logging
 import math
+import netrc  # noqa: F401
 import re
 import sys
 import time

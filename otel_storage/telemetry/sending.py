@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
 from otel_storage.results.snapshots import RunSnapshot
+from otel_storage.telemetry import forks
 from otel_storage.telemetry.acknowledgement import ExportOutcome, Verdict
 from otel_storage.telemetry.spans import run_spans, task_result_span
 
@@ -253,7 +254,8 @@ class Sender:
             self._exporter = self._open_exporter()
         if not self._outbox.renew(round_.token, self._rules.lease):
             raise _LeaseLost
-        outcome = self._exporter.export([unit.spans[place] for unit, place in items])
+        with forks.allowed():
+            outcome = self._exporter.export([unit.spans[place] for unit, place in items])
         self._is_accepting = outcome.verdict is not Verdict.RETRY
         if outcome.verdict is Verdict.ACCEPTED:
             for unit, place in items:
