@@ -6,6 +6,7 @@ Nothing is started here. A server exists when its variable names it:
   databases.
 - ``OTEL_STORAGE_TEST_MARIADB_URL``: the same of a MariaDB, whose user may see and end the sessions of others too, and
   which takes 12 MB at once (``max_allowed_packet``).
+- ``OTEL_STORAGE_TEST_REDIS_URL``: ``redis://HOST:PORT/DATABASE`` of a server on which keys may be written and removed.
 - ``OTEL_STORAGE_REQUIRE_SERVICES``: ``1`` says that every server exists: a test that misses one fails then,
   and does not skip.
 """
@@ -25,6 +26,7 @@ from sqlalchemy.exc import OperationalError
 # Read once, at import: tests run with most OTEL_* variables removed.
 POSTGRESQL_URL = os.environ.get("OTEL_STORAGE_TEST_POSTGRESQL_URL", "")
 MARIADB_URL = os.environ.get("OTEL_STORAGE_TEST_MARIADB_URL", "")
+REDIS_URL = os.environ.get("OTEL_STORAGE_TEST_REDIS_URL", "")
 REQUIRE_SERVICES = os.environ.get("OTEL_STORAGE_REQUIRE_SERVICES", "") not in ("", "0")
 
 
@@ -45,6 +47,30 @@ def postgresql_server() -> URL:
             " postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE, whose user may create databases"
         )
     return make_url(POSTGRESQL_URL)
+
+
+def redis_server() -> str:
+    """Give the URL of the test server; skip or fail where there is none."""
+    __tracebackhide__ = True
+    if not REDIS_URL:
+        missing("no Redis: set OTEL_STORAGE_TEST_REDIS_URL to redis://HOST:PORT/DATABASE")
+    return REDIS_URL
+
+
+@contextmanager
+def redis_prefix() -> Iterator[str]:
+    """Give a prefix that no other key on the test server has, and remove every key with it afterwards."""
+    __tracebackhide__ = True
+    url = redis_server()
+    import redis
+
+    prefix = f"test_{uuid.uuid4().hex}_"
+    with closing(redis.Redis.from_url(url)) as server:
+        # A server that is named and cannot be reached is an error, not a reason to skip.
+        server.ping()
+        yield prefix
+        for key in server.scan_iter(f"{prefix}*"):
+            server.delete(key)
 
 
 @contextmanager
