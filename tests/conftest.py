@@ -33,6 +33,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ``DJANGO_SETTINGS_MODULE`` is left alone: Django is configured once a process.
     """
+    without_settings(monkeypatch)
+
+
+def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the caller's OpenTelemetry and storage settings as long as the patch lasts."""
     for name in list(os.environ):
         if name.startswith("OTEL_") and not name.startswith(KEPT_VARIABLES):
             monkeypatch.delenv(name)

@@ -1,7 +1,7 @@
-"""Is django-pipelines, the host, installed - and is Django configured?
+"""Is django-pipelines, the host, installed - is Django configured, and is Celery in use?
 
 The distribution is looked for, not the module: many projects have a module of their own named ``pipelines``. Django is
-imported here alone, and only where it is configured.
+imported here alone, and only where it is configured; Celery nowhere.
 """
 
 from __future__ import annotations
@@ -83,3 +83,14 @@ def present(moment: datetime | None) -> datetime | None:
         return moment
     timezone = import_module("django.utils.timezone")
     return moment.astimezone(timezone.get_default_timezone()).replace(tzinfo=None)
+
+
+def at_celery_child_exit(callback: Callable[..., object]) -> None:
+    """Have the callback called when a child of Celery's process pool ends: it leaves without running ``atexit``.
+
+    Celery is not imported for it: a process that has not done so is no such child. To ask twice is to ask once, and a
+    child that is forked later has the callback too.
+    """
+    shutdown = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if shutdown is not None:
+        shutdown.connect(callback, weak=False)

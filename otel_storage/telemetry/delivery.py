@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 # Private by name, and shared by every instrumentation: our queries and requests are no work of the user's.
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
+from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.telemetry import forks
 from otel_storage.telemetry.heartbeat import Heartbeat
@@ -39,7 +40,7 @@ LONGEST_PAUSE = 10.0
 """Seconds that the thread leaves a failing endpoint alone, at most, unless a flush asks."""
 
 EXIT_TIMEOUT = 5.0
-"""Seconds that the exit of a process waits for what is due."""
+"""Seconds that the exit of a process, also that of a child of Celery's pool, waits for what is due."""
 
 
 class Delivery:
@@ -100,6 +101,9 @@ class Delivery:
                 target=_run, args=(weakref.ref(self), self._signal), name="otel-storage-delivery", daemon=True
             )
             self._thread.start()
+            # Here, not where atexit is told: Celery may be imported long after this module, and a child that has
+            # something to send starts a thread.
+            host.at_celery_child_exit(_at_exit)
 
     def notify(self) -> None:
         """Say that there is something to send; takes no time."""
@@ -353,7 +357,7 @@ def _after_fork_in_child() -> None:
         delivery.after_fork()
 
 
-def _at_exit() -> None:
+def _at_exit(**_: object) -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT
     for delivery in list(_deliveries):
         delivery.close(max(deadline - time.monotonic(), 0))

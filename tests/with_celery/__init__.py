@@ -1,0 +1,1 @@
+"""Whole runs in Celery: prefork workers, a Redis, the host, a real receiver; an app of the example site."""
