@@ -1,13 +1,15 @@
 """A web process of the site: starts runs, each in the way that is named, and prints their ids as JSON, in that order.
 
-``python -m tests.with_celery.client [WAY:]NAME...`` where NAME is a pipeline's, and WAY is
+``python -m tests.with_celery.client [WAY:]NAME...`` where NAME is that of a pipeline of this app or, with its app, of
+another, and WAY is
 
 - ``direct``, if none is given: by the host's runner, in this process
 - ``delay``: by the host's Celery task ``run_pipeline``
 - ``page``: by a request to the host's start page
 - ``again``: NAME is a task result's id, whose Celery task is published once more
 
-``--prepare`` makes the tables first; ``--trees`` prints the states of all runs instead.
+``--prepare`` makes the tables first; ``--trees`` prints the states of all runs instead; ``TEST_INPUT`` is the input of
+runs, as JSON.
 """
 
 from __future__ import annotations
@@ -53,9 +55,9 @@ def _direct(name: str) -> str:
 
     run_id = str(uuid.uuid4())
     config = Config()
-    pipeline_registry.get_by_id(f"with_celery.{name}")().start(
+    pipeline_registry.get_by_id(_pipeline_id(name))().start(
         run_id=run_id,
-        input_data={},
+        input_data=_input(),
         runner=config.PIPELINES_DEFAULT_PIPELINE_RUNNER,
         reporter=config.PIPELINES_DEFAULT_PIPELINE_REPORTER,
     )
@@ -66,7 +68,7 @@ def _delay(name: str) -> str:
     from pipelines.runners.celery.tasks import run_pipeline
 
     run_id = str(uuid.uuid4())
-    run_pipeline.delay(pipeline_id=f"with_celery.{name}", input_data={}, run_id=run_id)
+    run_pipeline.delay(pipeline_id=_pipeline_id(name), input_data=_input(), run_id=run_id)
     return run_id
 
 
@@ -77,7 +79,7 @@ def _page(name: str) -> str:
     browser = Client()
     user, _ = get_user_model().objects.get_or_create(username="staff", is_staff=True)
     browser.force_login(user)
-    response = browser.post(f"/pipelines/with_celery.{name}/start/")
+    response = browser.post(f"/pipelines/{_pipeline_id(name)}/start/")
     assert response.status_code == 302, response.content
     run_id: str = response.url.split("/")[-3]
     return run_id
@@ -88,6 +90,14 @@ def _again(task_result_id: str) -> str:
 
     run_task.delay(int(task_result_id))
     return task_result_id
+
+
+def _pipeline_id(name: str) -> str:
+    return name if "." in name else f"with_celery.{name}"
+
+
+def _input() -> Any:
+    return json.loads(os.environ.get("TEST_INPUT", "{}"))
 
 
 def _trees() -> dict[str, Any]:

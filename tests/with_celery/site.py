@@ -85,7 +85,7 @@ class Site:
         process = subprocess.run(
             [sys.executable, "-m", "tests.with_celery.client", *arguments],
             cwd=self.folder,
-            env={**self._variables(), **environment},
+            env={**self.variables(), **environment},
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -104,7 +104,7 @@ class Site:
             process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env={**self._variables(), **environment},
+                env={**self.variables(), **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -125,7 +125,8 @@ class Site:
         with closing(redis.Redis.from_url(services.redis_server())) as server:
             return not server.llen(f"{self._prefix}pipelines") and not server.hlen(f"{self._prefix}unacked")
 
-    def _variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
+        """The environment of every process of the site."""
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "django_project"), str(ROOT)]),
