@@ -23,7 +23,7 @@ from tests.with_celery.site import Site
 
 @dataclass
 class Bench:
-    """A site, its storage as the test opens it, and where its spans arrive."""
+    """A site, our tables of it as the test opens them, and where its spans arrive."""
 
     site: Site
     storage: SqlPipelineStorage
@@ -67,7 +67,9 @@ def open_benches(folder: Path) -> Iterator[OpenBench]:
                 if instrumented
                 else {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{address}/v1/traces", "TEST_TRACE_CODE": "1"}
             )
-            setting = ["otel_storage.OtelPipelineStorage", {"url": url, "settle_quiet": 3, **kwargs}]
+            # Of a storage that is wrapped, the database is the one beside it.
+            where = "outbox_url" if "storage" in kwargs else "url"
+            setting = ["otel_storage.OtelPipelineStorage", {where: url, "settle_quiet": 3, **kwargs}]
             site = Site(place, setting, prefix, environment=environment, settings=settings)
             return Bench(site, storage, receiver)
 
