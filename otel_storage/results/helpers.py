@@ -5,12 +5,14 @@ Where django-pipelines is installed and Django is configured they are the host's
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from otel_storage.results import config, host
+from otel_storage.results.forking import no_fork
 
 if TYPE_CHECKING:
     from otel_storage.results.base import (
@@ -28,6 +30,15 @@ _storage: PipelineStorage | None = None
 _lock = threading.Lock()
 
 
+def _after_fork_in_child() -> None:
+    """Another thread of the parent may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def get_pipeline_results_storage() -> PipelineStorage:
     """The configured storage, made once per process.
 
@@ -43,7 +54,7 @@ def get_pipeline_results_storage() -> PipelineStorage:
             config.check_setting()
             raise
         return storage
-    with _lock:
+    with no_fork(), _lock:
         if _storage is None:
             cls, kwargs = config.configured_storage()
             path = f"{cls.__module__}.{cls.__qualname__}"

@@ -24,10 +24,11 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import Pool, QueuePool
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
+from otel_storage.results.forking import before_fork, no_fork
 from otel_storage.sql import mariadb, migrate, schema
 
 logger = logging.getLogger("otel_storage")
@@ -87,7 +88,12 @@ class Database:
         if engine is not None and url is not None:
             raise ConfigurationError("give a url or an engine, not both")
         self._owned = engine is None
-        self.engine = engine if engine is not None else _create_engine(_resolve(url), durable, timeout)
+        if engine is None:
+            self._options = _resolve(url), durable, timeout
+            engine = _create_engine(*self._options)
+        self.engine = engine
+        self._is_file = _is_file(engine.url)
+        self._inherited: list[Engine | Pool] = []
         self._schema_checked = False
         self._lock = threading.RLock()
         _databases.add(self)
@@ -168,10 +174,24 @@ class Database:
         if self._owned:
             self.engine.dispose()
 
+    def before_fork(self) -> None:
+        """Close SQLite's idle connections: a child that inherits one takes its locks on the file for its own.
+
+        It would write without any then, to a journal that the next to close the file removes.
+        """
+        if self._is_file:
+            self.engine.dispose()
+
     def after_fork(self) -> None:
         """Forget the parent's connections in a forked child, leaving them open for the parent."""
         self._lock = threading.RLock()
-        self.engine.dispose(close=False)
+        if self._owned:
+            # An engine has locks too, which another thread may have held at the fork: for its first connection, say.
+            self._inherited.append(self.engine)
+            self.engine = _create_engine(*self._options)
+        else:
+            self._inherited.append(self.engine.pool)
+            self.engine.dispose(close=False)
         if _is_memory(self.engine.url):
             self._schema_checked = False
 
@@ -221,6 +241,12 @@ class Database:
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
+        """A connection; on one to a file of SQLite's a fork waits, see :meth:`before_fork`."""
+        with no_fork() if self._is_file else nullcontext(), self._checked_out() as connection:
+            yield connection
+
+    @contextmanager
+    def _checked_out(self) -> Iterator[Connection]:
         try:
             connection = self.engine.connect()
         except PoolTimeoutError as error:
@@ -259,11 +285,20 @@ class Database:
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    for database in list(_databases):
+        try:
+            database.before_fork()
+        except Exception:
+            logger.exception("connections to %s stay open in a process that forks", database.url)
+
+
 def _after_fork_in_child() -> None:
     for database in list(_databases):
         database.after_fork()
 
 
+before_fork(_before_fork)
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _IMMEDIATE: dict[str, Any] = {"otel_storage_begin": "BEGIN IMMEDIATE"}
@@ -318,6 +353,12 @@ def _base_folder() -> Path:
 
 def _is_memory(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def _is_file(url: URL) -> bool:
+    """Whether the database is a file of SQLite's: one in memory is gone with its last connection."""
+    in_memory = ":memory:" in (url.database or ":memory:") or url.query.get("mode") == "memory"
+    return url.get_backend_name() == "sqlite" and not in_memory
 
 
 def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:

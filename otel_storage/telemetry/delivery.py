@@ -18,7 +18,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry import forks
+from otel_storage.results.forking import no_fork
 from otel_storage.telemetry.heartbeat import Heartbeat
 from otel_storage.telemetry.sending import DeliveryReport, Sender
 
@@ -174,6 +174,7 @@ class Delivery:
         self._sending = threading.Lock()
         self._signal = _Signal()
         self._hastened_for = 0
+        self._failures = 0
         self._thread = None
         self._sender.forget_exporter()
         self._heartbeat.after_fork()
@@ -340,7 +341,7 @@ def _run(reference: weakref.ref[Delivery], signal: _Signal) -> None:
     attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
     while (delivery := reference()) is not None:
         is_last = signal.is_closed
-        with forks.held_off():
+        with no_fork():
             pause = delivery.work(signal)
         if is_last:
             delivery.stop()

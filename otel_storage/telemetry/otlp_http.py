@@ -9,13 +9,11 @@ specification ("OTLP/HTTP response"), save that nothing is given up for a status
 from __future__ import annotations
 
 import contextlib
-
-# A first request would import these two, while forks are allowed; see telemetry/forks.py.
-import encodings.idna  # noqa: F401
+import encodings.idna  # noqa: F401 - as netrc, below
 import json
 import logging
 import math
-import netrc  # noqa: F401
+import netrc  # noqa: F401 - requests does at its first request, and a fork must not come upon it half imported
 import re
 import sys
 import time

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from otel_storage.results.forking import forks_allowed, no_fork
 from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
 from otel_storage.results.snapshots import RunSnapshot
-from otel_storage.telemetry import forks
 from otel_storage.telemetry.acknowledgement import ExportOutcome, Verdict
 from otel_storage.telemetry.spans import run_spans, task_result_span
 
@@ -130,6 +130,7 @@ class Sender:
         self._outbox = outbox
         self._open_exporter = open_exporter
         self._exporter: AcknowledgedExporter | None = None
+        self._inherited: list[AcknowledgedExporter] = []
         self._rules = rules
         self._clock = clock
         self._expired_at: datetime | None = None
@@ -152,8 +153,7 @@ class Sender:
             Exception: what the database raised; what was sent by then is sent again later.
         """
         # Before anything is claimed: who cannot send takes nothing from those who can.
-        if self._exporter is None:
-            self._exporter = self._open_exporter()
+        self._opened()
         report = DeliveryReport(expired=self._expire())
         try:
             for claims in self._claims(should_stop):
@@ -175,14 +175,23 @@ class Sender:
             exporter.shutdown()
 
     def forget_exporter(self) -> None:
-        """Leave the exporter to the parent, in a forked child."""
-        self._exporter = None
+        """Leave the exporter to the parent, in a forked child; what it does when it is freed is no child's either."""
+        exporter, self._exporter = self._exporter, None
+        if exporter is not None:
+            self._inherited.append(exporter)
 
     @property
     def endpoint(self) -> str | None:
         """Where the spans go, once there is an exporter."""
         exporter = self._exporter
         return None if exporter is None else exporter.description
+
+    def _opened(self) -> AcknowledgedExporter:
+        if self._exporter is None:
+            # It imports hundreds of modules: a child would wait for ever for one that is half imported.
+            with no_fork():
+                self._exporter = self._open_exporter()
+        return self._exporter
 
     def _claims(self, should_stop: Callable[[], bool]) -> Iterator[Claims]:
         """References of task results until none is due, then those of runs, whose spans follow their children's.
@@ -250,12 +259,11 @@ class Sender:
 
     def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
         """One request, and what it came to."""
-        if self._exporter is None:
-            self._exporter = self._open_exporter()
+        exporter = self._opened()
         if not self._outbox.renew(round_.token, self._rules.lease):
             raise _LeaseLost
-        with forks.allowed():
-            outcome = self._exporter.export([unit.spans[place] for unit, place in items])
+        with forks_allowed():
+            outcome = exporter.export([unit.spans[place] for unit, place in items])
         self._is_accepting = outcome.verdict is not Verdict.RETRY
         if outcome.verdict is Verdict.ACCEPTED:
             for unit, place in items:

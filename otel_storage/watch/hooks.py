@@ -7,6 +7,7 @@ these two, such as a query that updates rows, is not seen.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +106,9 @@ class _Thread(threading.local):
 
 
 _lock = threading.RLock()
+
+# A child would wait for ever for another thread of its parent.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _thread = _Thread()
 _watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 _hooked: dict[type, dict[str, Any]] = {}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_storage.telemetry import forks
+from otel_storage.results import forking
+from otel_storage.results.forking import forks_allowed, no_fork
 from tests.processes import run_python
 
 SCRIPT = """
@@ -58,8 +59,8 @@ def test_a_fork_waits_for_work_but_not_for_an_endpoint() -> None:
     done = []
 
     def work() -> None:
-        with forks.held_off():
-            with forks.allowed():
+        with no_fork():
+            with forks_allowed():
                 waits.set()
                 answered.wait(30)
             done.append("work")
@@ -69,13 +70,13 @@ def test_a_fork_waits_for_work_but_not_for_an_endpoint() -> None:
     waits.wait(30)
     _fork()
     assert done == []
-    with forks.held_off():
+    with no_fork():
         answered.set()
         thread.join(30)
     assert done == ["work"]
 
     def work_long() -> None:
-        with forks.held_off():
+        with no_fork():
             waits.set()
             time.sleep(0.2)
             done.append("long work")
@@ -91,11 +92,11 @@ def test_a_fork_waits_for_work_but_not_for_an_endpoint() -> None:
 
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that does not end holds a fork up for a moment; the child begins with nobody at work."""
-    monkeypatch.setattr(forks, "PATIENCE", 0.05)
+    monkeypatch.setattr(forking, "PATIENCE", 0.05)
     ends, begun = threading.Event(), threading.Event()
 
     def work() -> None:
-        with forks.held_off():
+        with no_fork():
             begun.set()
             ends.wait(30)
 
@@ -105,7 +106,7 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     _fork(lambda: os.waitpid(os.fork() or os._exit(0), 0))
     ends.set()
     thread.join(30)
-    with forks.held_off(), forks.allowed():
+    with no_fork(), forks_allowed():
         pass
 
 

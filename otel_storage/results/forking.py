@@ -1,0 +1,118 @@
+"""What must not be under way in another thread while the process forks.
+
+A forked child has the thread that forked and no other; what the others were in the middle of stays so in the child for
+ever: a module half imported, an open file with its locks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+logger = logging.getLogger("otel_storage")
+
+PATIENCE = 5.0
+"""Seconds that a fork waits, at most, for what other threads are in the middle of."""
+
+
+@contextmanager
+def forks_allowed() -> Iterator[None]:
+    """Within :func:`no_fork`: this thread only waits, for an answer say, and a fork need not wait for it."""
+    depth = _gate.step_out()
+    try:
+        yield
+    finally:
+        _gate.step_in(depth)
+
+
+@contextmanager
+def no_fork() -> Iterator[None]:
+    """What is done inside is over before another thread of this process forks."""
+    _gate.enter()
+    try:
+        yield
+    finally:
+        _gate.leave()
+
+
+def before_fork(work: Callable[[], object]) -> None:
+    """Have the work done before every fork of this process, while nothing is done inside :func:`no_fork`."""
+    _gate.works.append(work)
+
+
+class _Gate:
+    """Many threads may be inside, until one of them forks: that waits for the others, and lets no more in."""
+
+    def __init__(self) -> None:
+        self.works: list[Callable[[], object]] = []
+        self._condition = threading.Condition(threading.RLock())
+        self._inside: Counter[int] = Counter()
+        self._forking: set[int] = set()
+
+    def enter(self) -> None:
+        thread = threading.get_ident()
+        with self._condition:
+            # Who is inside already goes on: the fork waits for it.
+            self._condition.wait_for(lambda: not self._forking or self._is_inside(thread))
+            self._inside[thread] += 1
+
+    def leave(self) -> None:
+        thread = threading.get_ident()
+        with self._condition:
+            self._inside[thread] -= 1
+            if not self._inside[thread]:
+                del self._inside[thread]
+                self._condition.notify_all()
+
+    def step_out(self) -> int:
+        """Leave, however often this thread has entered; returns how often that was."""
+        with self._condition:
+            depth = self._inside.pop(threading.get_ident(), 0)
+            self._condition.notify_all()
+            return depth
+
+    def step_in(self, depth: int) -> None:
+        """Enter again, as often."""
+        if depth:
+            self.enter()
+            self._inside[threading.get_ident()] = depth
+
+    def close(self) -> None:
+        """Before a fork: until it is done this thread alone may enter."""
+        self._forking.add(threading.get_ident())
+        self._condition.acquire()
+        if not self._condition.wait_for(self._is_clear, PATIENCE):
+            logger.warning("this process forks while another thread of it uses the storage: the child may hang")
+        for work in self.works:
+            work()
+
+    def open(self) -> None:
+        """After it, in the parent."""
+        self._forking.discard(threading.get_ident())
+        # Not held, where Ctrl-C ended the wait for it.
+        with suppress(RuntimeError):
+            self._condition.notify_all()
+            self._condition.release()
+
+    def renew(self) -> None:
+        """After it, in the child: there is nobody else."""
+        thread = threading.get_ident()
+        depth = self._inside[thread]
+        self._condition = threading.Condition(threading.RLock())
+        self._inside = Counter({thread: depth} if depth else {})
+        self._forking = set()
+
+    def _is_inside(self, thread: int) -> bool:
+        return thread in self._inside or thread in self._forking
+
+    def _is_clear(self) -> bool:
+        return not self._inside.keys() - {threading.get_ident()}
+
+
+_gate = _Gate()
+
+os.register_at_fork(before=_gate.close, after_in_parent=_gate.open, after_in_child=_gate.renew)
