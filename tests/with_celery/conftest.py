@@ -69,7 +69,7 @@ def open_benches(folder: Path) -> Iterator[OpenBench]:
             )
             # Of a storage that is wrapped, the database is the one beside it.
             where = "outbox_url" if "storage" in kwargs else "url"
-            setting = ["otel_storage.OtelPipelineStorage", {where: url, "settle_quiet": 3, **kwargs}]
+            setting = ["otel_storage.OtelPipelineStorage", {where: url, "settle_quiet": 5, **kwargs}]
             site = Site(place, setting, prefix, environment=environment, settings=settings)
             return Bench(site, storage, receiver)
 

@@ -24,7 +24,7 @@ from otel_storage.results.status import FAILED, FINAL
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver
 from tests import services
-from tests.with_celery.site import Site, is_delivered, wait_until
+from tests.with_celery.site import PATIENCE, Site, is_delivered, wait_until
 from tests.with_celery.traces import contains, our_spans, trace_id
 
 FAILED_NAMES = {status.value for status in FAILED}
@@ -75,7 +75,7 @@ def race_ours(folder: Path, url: str, runs: int, concurrency: int) -> Outcome:
     with services.redis_prefix() as prefix, OtlpReceiver() as receiver, closing(SqlPipelineStorage(url)) as storage:
         storage.upgrade()
         environment = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": receiver.traces_endpoint}
-        setting = ["otel_storage.OtelPipelineStorage", {"url": url, "settle_quiet": QUIET}]
+        setting = ["otel_storage.OtelPipelineStorage", {"url": url}]
         site = Site(folder, setting, prefix, environment=environment)
         outcome, run_ids = _race(site, runs, concurrency, lambda: is_delivered(storage))
         _look_at_spans(outcome, receiver, run_ids)
@@ -115,7 +115,7 @@ def _wait_for_quiet(site: Site, task_results: int) -> None:
         ended = {report.id for report in reports if report.kind == "TaskResult" and report.status in FINAL_NAMES}
         return time.monotonic() - since > (QUIET if len(ended) == task_results else LONG_QUIET)
 
-    wait_until(is_quiet, "the worker has nothing to do")
+    wait_until(is_quiet, "the worker has nothing to do", PATIENCE + task_results)
 
 
 def _look_at_states(outcome: Outcome, trees: dict[str, Any]) -> None:

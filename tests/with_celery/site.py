@@ -142,13 +142,13 @@ class Site:
         }
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait until the condition holds.
+def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait until the condition holds, so many seconds at most.
 
     Raises:
         AssertionError: It never did.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.05)
