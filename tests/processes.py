@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +55,18 @@ def start_python(script: str, *, cwd: Path, **environment: str) -> subprocess.Co
         timeout=60,
         check=False,
     )
+
+
+def die_after(work: Callable[[], object]) -> int:
+    """Do the work in a forked process, which is killed after it; returns the id that it had."""
+    process = multiprocessing.get_context("fork").Process(target=_work_and_die, args=(work,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert process.pid is not None
+    return process.pid
+
+
+def _work_and_die(work: Callable[[], object]) -> None:
+    work()
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "show": ("otel_storage.cli.runs", "show"),
     "deliver": ("otel_storage.cli.deliver", "deliver"),
     "status": ("otel_storage.cli.status", "status"),
+    "reap": ("otel_storage.cli.reap", "reap"),
     "db": ("otel_storage.cli.db", "db"),
 }
 

@@ -6,15 +6,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from otel_storage.results import config
+from otel_storage.results import clock, config
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -48,6 +48,42 @@ def parse_age(value: str) -> timedelta | None:
     return timedelta(**{_AGE_UNITS[age[2]]: int(age[1])}) if age else None
 
 
+def parse_moment(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
+    """The moment, in UTC, that an age or a date means; a date or time without a zone is local."""
+    if value is None:
+        return None
+    try:
+        age = parse_age(value)
+        if age is not None:
+            return clock.now() - age
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{value!r} is neither an age such as 30m, 12h or 7d nor a date such as 2026-01-31"
+        ) from None
+
+
+def given_options(context: click.Context, without: Collection[str] = ()) -> list[str]:
+    """The options of this call, for another of the same command that is suggested, but for those named."""
+    given: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in without or value is None or value in ((), parameter.get_default(context)):
+            continue
+        if parameter.name == "url":
+            given += url_arguments(str(value))
+        elif value is True:
+            given.append(parameter.opts[0])
+        elif isinstance(value, datetime):
+            # An age would mean a later moment by then.
+            given += [parameter.opts[0], value.isoformat()]
+        elif isinstance(value, (tuple, list)):
+            given += [word for each in value for word in (parameter.opts[0], str(each))]
+        else:
+            given += [parameter.opts[0], str(value)]
+    return given
+
+
 def url_arguments(url: str | None) -> list[str]:
     """What a command that is suggested needs to find the same database; a password is not repeated."""
     if url is None:
@@ -67,6 +103,18 @@ def open_records(url: str | None, *, may_create: bool = False) -> Iterator[SqlPi
         ConfigurationError: the configured storage does not keep its records in our tables.
         DatabaseUnavailable: it is a SQLite file that does not exist; ``may_create`` allows that.
     """
+    with open_storage(url, may_create=may_create) as (_storage, records):
+        yield records
+
+
+@contextmanager
+def open_storage(url: str | None, *, may_create: bool = False) -> Iterator[tuple[PipelineStorage, SqlPipelineStorage]]:
+    """The storage that ``--url`` or the setting names, and the records that it has in our tables.
+
+    Raises:
+        ConfigurationError: it has none.
+        DatabaseUnavailable: they are in a SQLite file that does not exist; ``may_create`` allows that.
+    """
     from otel_storage.sql.storage import SqlPipelineStorage
 
     storage = _open(url)
@@ -79,7 +127,7 @@ def open_records(url: str | None, *, may_create: bool = False) -> Iterator[SqlPi
             )
         if not may_create:
             _refuse_missing_file(records)
-        yield records
+        yield storage, records
     finally:
         _close(storage)
 

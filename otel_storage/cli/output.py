@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -126,10 +126,24 @@ class Output:
 
     def document(self, value: Any, *, compact: bool = False) -> None:
         """Print one JSON document; ``compact`` puts it on one line."""
-        encoding = self.out.encoding.lower().replace("-", "")
-        document = json.dumps(value, indent=None if compact else 2, ensure_ascii=encoding != "utf8")
-        self.out.file.write(f"{document}\n")
+        self.out.file.write(f"{self._json(value, indent=None if compact else 2)}\n")
         self.out.file.flush()
+
+    def listing(self, name: str, items: Iterable[Any], rest: Callable[[], Mapping[str, Any]]) -> None:
+        """Print one JSON document with a list of that name, an item a line as each comes, and then the rest."""
+        write = self.out.file.write
+        write(f'{{\n  "{name}": [')
+        for number, item in enumerate(items):
+            write(f"{',' if number else ''}\n    {self._json(item)}")
+        write("\n  ]")
+        for key, value in rest().items():
+            write(f',\n  "{key}": {self._json(value)}')
+        write("\n}\n")
+        self.out.file.flush()
+
+    def _json(self, value: Any, indent: int | None = None) -> str:
+        encoding = self.out.encoding.lower().replace("-", "")
+        return json.dumps(value, indent=indent, ensure_ascii=encoding != "utf8")
 
     def say(self, words: str, style: str = "") -> None:
         """Say a sentence on stderr."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from otel_storage.cli import Failure, run_tree, text, waterfall
-from otel_storage.cli.options import json_option, open_records, parse_age, url_arguments, url_option
+from otel_storage.cli.options import given_options, json_option, open_records, parse_moment, url_option
 from otel_storage.cli.output import Output
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
@@ -27,21 +27,6 @@ _PREFIX_SEARCHED = 1000
 _GAP = "  "
 
 
-def parse_since(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
-    """The moment, in UTC, that an age or a date means; a date or time without a zone is local."""
-    if value is None:
-        return None
-    try:
-        age = parse_age(value)
-        if age is not None:
-            return clock.now() - age
-        return datetime.fromisoformat(value).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{value!r} is neither an age such as 30m, 12h or 7d nor a date such as 2026-01-31"
-        ) from None
-
-
 @click.command()
 @click.option("--pipeline", "pipeline_id", metavar="ID", help="Only runs of this pipeline.")
 @click.option(
@@ -53,7 +38,7 @@ def parse_since(_context: click.Context, _option: click.Parameter, value: str | 
     help=f"Only runs in this status: {', '.join(status.value for status in Status)}. May be given more than once.",
 )
 @click.option(
-    "--since", metavar="AGE", callback=parse_since, help="Only runs built since: 30m, 12h, 7d, or an ISO date or time."
+    "--since", metavar="AGE", callback=parse_moment, help="Only runs built since: 30m, 12h, 7d, or an ISO date or time."
 )
 @click.option(
     "--limit", metavar="N", type=click.IntRange(1, 1000), default=20, show_default=True, help="Runs on a page."
@@ -97,9 +82,9 @@ def runs(
             if not page:
                 _say_none(output, records, bool(pipeline_id or statuses or since or before))
     if cursor is not None:
-        context = click.get_current_context()
+        given = given_options(click.get_current_context(), without=("before",))
         output.say("There are more:", style="dim")
-        output.say_command(["otel-storage", "runs", *_given_options(context), "--before", str(cursor)])
+        output.say_command(["otel-storage", "runs", *given, "--before", str(cursor)])
 
 
 @click.command()
@@ -251,24 +236,3 @@ def _say_none(output: Output, records: SqlPipelineStorage, filtered: bool) -> No
         output.say(f"No run in {records.url} is like that.")
     else:
         output.say(f"There are no runs in {records.url} yet. `otel-storage demo` makes some.")
-
-
-def _given_options(context: click.Context) -> list[str]:
-    """The options of this call that belong to the next page's, too."""
-    given: list[str] = []
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name in ("before", "as_json") or value in (None, (), parameter.get_default(context)):
-            continue
-        if parameter.name == "url":
-            given += url_arguments(str(value))
-        elif isinstance(value, datetime):
-            # An age would mean a later moment by then.
-            given += ["--since", value.isoformat(timespec="seconds")]
-        elif isinstance(value, (tuple, list)):
-            given += [word for each in value for word in (parameter.opts[0], str(each))]
-        else:
-            given += [parameter.opts[0], str(value)]
-    if context.params.get("as_json"):
-        given.append("--json")
-    return given

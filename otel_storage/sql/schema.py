@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from otel_storage.sql.types import LongText, Status, UtcDateTime
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The migration that this version of the package works with."""
 
 VERSION_TABLE = "otel_storage_schema_version"
@@ -63,6 +63,13 @@ def _copies() -> Index:
     """Finds the copy of a record; the rows that are no copies are not in it, so that they do not pay for it."""
     is_copy = text("source_id IS NOT NULL")
     return Index(None, "execution_id", "source_id", sqlite_where=is_copy, postgresql_where=is_copy)
+
+
+def _running(table: str) -> Index:
+    """Finds the records of a run that are RUNNING; others are not in it, where the engine has such indexes."""
+    name = f"ix_{table}_running"
+    is_running = text("status = 'RUNNING'")
+    return Index(name, "status", "execution_id", "id", sqlite_where=is_running, postgresql_where=is_running)
 
 
 def _state() -> list[Column[Any]]:
@@ -138,6 +145,7 @@ pipeline_result = Table(
     *_state(),
     *_span(),
     _copies(),
+    _running("otel_storage_pipeline_result"),
     Index(None, "execution_id"),
     **_OPTIONS,
 )
@@ -170,6 +178,7 @@ task_result = Table(
     _source(),
     *_state(),
     _copies(),
+    _running("otel_storage_task_result"),
     Index(None, "execution_id", "status"),
     Index(None, "task_execution_id"),
     **_OPTIONS,
@@ -214,7 +223,7 @@ outbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("error", LongText, comment="why the last attempt failed, or what the run still waits for"),
     Index(None, "state", "kind", "due"),
-    Index(None, "execution_id"),
+    Index(None, "execution_id", "record_id"),
     comment="references to final records whose spans are not acknowledged yet",
     **_OPTIONS,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from otel_storage.results.snapshots import Worker
@@ -22,12 +22,53 @@ def _worker(pid: int) -> Worker:
 
 def process_start(pid: int) -> datetime | None:
     """When the process was started, to the clock tick; None where the system does not tell (it is read from /proc)."""
+    process = _process(pid)
+    return None if process is None else process[1]
+
+
+def is_gone(worker: Worker, lived_at: datetime) -> bool:
+    """Whether a process, which lived at a time, is known to be gone: one of this host, as it is named here.
+
+    It is not known where the system does not show the process that has the id now.
+    """
+    if worker.host != this_worker().host or worker.pid <= 0:
+        return False
+    try:
+        os.kill(worker.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        # Another user's process: it is there.
+        pass
+    process = _process(worker.pid)
+    if process is None:
+        return False
+    state, start = process
+    if state in _ENDED:
+        return True
+    if worker.started is not None and abs(start - worker.started) <= _BOOT_PRECISION:
+        return False
+    # What began after it is another one. That the starts differ is not enough: all of them move with a clock that is
+    # set, as the system counts from its boot.
+    return start > lived_at
+
+
+_ENDED = frozenset("ZXx")
+"""Of a process that has ended: a zombie, whose parent has not asked how, keeps its id."""
+
+_BOOT_PRECISION = timedelta(seconds=1)
+"""The system tells its boot in whole seconds."""
+
+
+def _process(pid: int) -> tuple[str, datetime] | None:
+    """The state of the process and its start."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            # The command, in parentheses, may hold anything; the start is field 22 (proc(5)), the 20th behind it.
-            ticks = int(stat.read().rpartition(")")[2].split()[19])
+            # The command, in parentheses, may hold anything; behind it are the fields 3 and up (proc(5)).
+            fields = stat.read().rpartition(")")[2].split()
+        state, ticks = fields[0], int(fields[19])
         with open("/proc/stat", encoding="ascii") as stat:
             boot = next(int(line.split()[1]) for line in stat if line.startswith("btime "))
     except (OSError, ValueError, IndexError, StopIteration):
         return None
-    return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)
+    return state, datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)

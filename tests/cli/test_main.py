@@ -12,7 +12,18 @@ from tests.cli.conftest import ROOT, Execute, Invoke
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("demo",), ("runs",), ("show",), ("deliver",), ("status",), ("db",), ("db", "upgrade"), ("db", "current")],
+    [
+        (),
+        ("demo",),
+        ("runs",),
+        ("show",),
+        ("deliver",),
+        ("status",),
+        ("reap",),
+        ("db",),
+        ("db", "upgrade"),
+        ("db", "current"),
+    ],
 )
 def test_help(words: tuple[str, ...], invoke: Invoke) -> None:
     """Every command has help that fits a terminal of 80 columns."""
@@ -25,7 +36,7 @@ def test_help(words: tuple[str, ...], invoke: Invoke) -> None:
 def test_every_command_is_listed(invoke: Invoke) -> None:
     """The help of the command names the others with what they do."""
     listed = invoke("--help").stdout
-    for name in ("demo", "runs", "show", "deliver", "status", "db"):
+    for name in ("demo", "runs", "show", "deliver", "status", "reap", "db"):
         assert f"\n  {name} " in listed
 
 

@@ -88,7 +88,7 @@ def test_comparison_can_find_a_difference(storage: SqlPipelineStorage) -> None:
     """The comparison above sees a column, an index and a type that are not the metadata's."""
     storage.upgrade()
     with storage.database.engine.begin() as connection:
-        index = next(i for i in schema.outbox.indexes if i.name == "ix_otel_storage_outbox_execution_id")
+        index = next(i for i in schema.outbox.indexes if i.name == "ix_otel_storage_outbox_execution_id_record_id")
         index.drop(connection)
         connection.execute(text("ALTER TABLE otel_storage_outbox ADD COLUMN extra INTEGER"))
 

@@ -13,7 +13,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = os.environ.get("TESTS_USE_TZ", "1") == "1"
 TIME_ZONE = "Pacific/Auckland"
-PIPELINES_PIPELINE_REPORTER = "pipelines.reporters.logging.LoggingReporter"
+PIPELINES_PIPELINE_REPORTER = os.environ.get("TESTS_REPORTER", "pipelines.reporters.logging.LoggingReporter")
 PIPELINES_PIPELINES_RESULTS_STORAGE = (
     "otel_storage.OtelPipelineStorage",
     {

@@ -1,0 +1,180 @@
+"""Closing records whose process is gone, by the same report that their process would have made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from otel_storage.results.copies import RecordChange
+from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
+from otel_storage.sql.copies import SqlCopies
+
+if TYPE_CHECKING:
+    from otel_storage.results.base import PipelineStorage
+    from otel_storage.results.protocols import Reporter
+    from otel_storage.sql.reaping import DeadRecord
+    from otel_storage.sql.storage import SqlPipelineStorage
+
+RUNTIME_ERROR = PipelineTaskStatus.RUNTIME_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a record that was to be closed."""
+
+    name: Literal["closed", "final", "removed", "failed"]
+    """closed; final or gone meanwhile; removed, as the copy of a run that is no longer stored; failed."""
+    error: str = ""
+    """Why it could not be closed."""
+
+
+class Closing:
+    """Closes records as RUNTIME_ERROR, with their parents as a failure does, unless they are final meanwhile.
+
+    Args:
+        records: Our tables.
+        originals: The storage that copies in them are copies from; None where it is not at hand.
+        reporter: Is told of each record that was closed; nobody is, if None.
+    """
+
+    def __init__(
+        self, records: SqlPipelineStorage, originals: PipelineStorage | None, reporter: Reporter | None
+    ) -> None:
+        self._records = records
+        self._originals = originals
+        self._copies = SqlCopies(records.database)
+        self._reporter = _Teller(reporter)
+
+    @property
+    def closed(self) -> Counter[str]:
+        """How many records were closed so far, by kind: those above the ones that were asked for too."""
+        return self._reporter.counts
+
+    @property
+    def reporter_error(self) -> str:
+        """Why the reporter could not be told; empty if it could."""
+        return self._reporter.error
+
+    def close(self, dead: DeadRecord) -> Outcome:
+        """Close the record.
+
+        Raises:
+            Exception: what our database raised; what another storage does is the outcome.
+        """
+        if dead.source_id is None:
+            return self._close(_look_up(self._records, dead), dead)
+        if self._originals is None:
+            return Outcome(
+                "failed",
+                "it is a copy of a record of another storage: leave out --url, and configure the storage that wraps it",
+            )
+        try:
+            record = _look_up(self._originals, dead)
+            is_stored = record is not None or self._originals.get_pipeline_execution(dead.run_id) is not None
+            outcome = self._close(record, dead) if is_stored else Outcome("removed")
+        except Exception as error:  # noqa: BLE001 - any storage's code runs here, and the others can still be closed
+            return Outcome("failed", f"{type(error).__name__}: {error}")
+        if is_stored:
+            self._align(record, dead)
+        else:
+            self._copies.remove([dead.run_id])
+        return outcome
+
+    def _close(self, record: Any, dead: DeadRecord) -> Outcome:
+        if record is None:
+            return Outcome("final")
+        if as_status(record.get_status()) is PipelineTaskStatus.PENDING:
+            return Outcome("failed", "its own storage says that it is PENDING")
+        self._reporter.told.clear()
+        record.report_status_change(self._reporter, RUNTIME_ERROR, message=_message(dead))
+        if (dead.kind, dead.record_id) in self._reporter.told:
+            return Outcome("closed")
+        if as_status(record.get_status()) in FINAL:
+            return Outcome("final")
+        return Outcome("failed", "its own storage did not take the report")
+
+    def _align(self, record: Any, dead: DeadRecord) -> None:
+        """Bring the copy, and those above it, to the final states that the records have."""
+        now = self._records.clock()
+        if record is None:
+            changes = [_lost(dead, now)]
+        else:
+            changes = []
+            while record is not None:
+                if as_status(record.get_status()) in FINAL:
+                    is_told = (record.content_type_name, int(record.get_id())) in self._reporter.told
+                    changes.append(_change(record, _message(dead) if is_told else "", now))
+                record = record._get_propagate_parent()
+        # From the top down, as every change of state is made.
+        self._copies.apply(changes[::-1])
+
+
+class _Teller:
+    """Tells a reporter, and counts; a reporter that fails keeps no record from being closed."""
+
+    def __init__(self, reporter: Reporter | None) -> None:
+        self.counts: Counter[str] = Counter()
+        self.told: set[tuple[str, int]] = set()
+        """The records that advanced by the last report."""
+        self.error = ""
+        self._reporter = reporter
+
+    def report_context_object(self, context_object: Any, status: PipelineTaskStatus, message: str) -> None:
+        """Pass the report on."""
+        kind = context_object.content_type_name
+        self.counts[kind] += 1
+        self.told.add((kind, int(context_object.get_id())))
+        if self._reporter is None:
+            return
+        try:
+            self._reporter.report_context_object(context_object, status, message)
+        except Exception as error:  # noqa: BLE001 - any reporter's code runs here; it is told once
+            self.error = self.error or f"{type(error).__name__}: {error}"
+
+
+def _look_up(storage: PipelineStorage, dead: DeadRecord) -> Any:
+    if dead.kind == "PipelineExecution":
+        return storage.get_pipeline_execution(dead.run_id)
+    look_ups: dict[str, Callable[[Any], Any]] = {
+        "PipelineResult": storage.get_pipeline_result,
+        "TaskExecution": storage.get_task_execution,
+        "TaskResult": storage.get_task_result,
+    }
+    return look_ups[dead.kind](dead.record_id)
+
+
+def _message(dead: DeadRecord) -> str:
+    return f"reaped: {dead.reason}"
+
+
+def _change(record: Any, message: str, now: datetime) -> RecordChange:
+    completed, started = _aware(record.get_completed()), _aware(record.get_started())
+    return RecordChange(
+        run_id=str(record.get_run_id()),
+        kind=record.content_type_name,
+        record_id=int(record.get_id()),
+        status=as_status(record.get_status()),
+        at=completed or now,
+        message=message,
+        started=started,
+    )
+
+
+def _lost(dead: DeadRecord, now: datetime) -> RecordChange:
+    """Of a record that is gone from a run that is not."""
+    return RecordChange(
+        run_id=dead.run_id,
+        kind=dead.kind,
+        record_id=dead.record_id,
+        status=RUNTIME_ERROR,
+        at=now,
+        message=_message(dead),
+    )
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    """The moment in UTC; None of a naive one, which twice a year means two."""
+    return None if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)
