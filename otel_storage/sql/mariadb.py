@@ -106,14 +106,15 @@ def upgrade_lock(connection: Connection) -> Iterator[None]:
             connection.execute(select(func.release_lock(name)))
 
 
-def create_if_missing(statement: str) -> str:
-    """The DDL statement, passing over what is there already.
+def unless_done(statement: str) -> str:
+    """The DDL statement, passing over what is there, or gone, already.
 
     MariaDB commits each of them at once: an upgrade that was cut short leaves what it made, and the next goes on.
     """
-    return _CREATING.sub(r"\1 IF NOT EXISTS", statement)
+    return _DROPPING.sub(r"\1 IF EXISTS", _CREATING.sub(r"\1 IF NOT EXISTS", statement))
 
 
+_DROPPING = re.compile(r"^(\s*DROP (?:INDEX|TABLE))\b")
 _CREATING = re.compile(r"^(\s*(?:CREATE TABLE|CREATE (?:UNIQUE )?INDEX|ALTER TABLE \S+ ADD COLUMN))\b")
 
 

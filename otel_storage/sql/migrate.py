@@ -62,19 +62,20 @@ def upgrade(connection: Connection, url: str) -> None:
         check(version, url)
     from alembic import command
 
+    if connection.dialect.name in mariadb.NAMES:
+        _check_tables(connection, url)
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    if connection.dialect.name in mariadb.NAMES:
-        _check_columns(connection, url)
 
 
-def _check_columns(connection: Connection, url: str) -> None:
-    """See that the tables that were passed over, as they were there already, are those of an upgrade cut short."""
+def _check_tables(connection: Connection, url: str) -> None:
+    """See that the tables that will be passed over, as they are there already, are those of an upgrade cut short."""
     found = inspect(connection)
+    there = set(found.get_table_names())
     for table in metadata.sorted_tables:
-        names = {column["name"] for column in found.get_columns(table.name)}
-        if names != set(table.c.keys()):
+        names = {column["name"] for column in found.get_columns(table.name)} if table.name in there else set()
+        if not names <= set(table.c.keys()):
             raise SchemaMismatch(
                 f"the table {table.name} of {url} is not one of this package: its columns are "
                 f"{', '.join(sorted(names))}; remove it or rename it, and upgrade again"

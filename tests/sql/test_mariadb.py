@@ -19,7 +19,7 @@ from otel_storage.results.outbox import Settling
 from otel_storage.sql import schema
 from otel_storage.sql.durations import seconds_between
 from otel_storage.sql.engine import Database
-from otel_storage.sql.mariadb import create_if_missing
+from otel_storage.sql.mariadb import unless_done
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import START, ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
@@ -480,13 +480,14 @@ def test_url_without_a_database(mariadb_url: str) -> None:
         ("CREATE INDEX i ON t (id)", "CREATE INDEX IF NOT EXISTS i ON t (id)"),
         ("CREATE UNIQUE INDEX i ON t (id)", "CREATE UNIQUE INDEX IF NOT EXISTS i ON t (id)"),
         ("ALTER TABLE t ADD COLUMN c TEXT", "ALTER TABLE t ADD COLUMN IF NOT EXISTS c TEXT"),
+        ("\nDROP INDEX i ON t", "\nDROP INDEX IF EXISTS i ON t"),
         ("SELECT 'CREATE TABLE t'", "SELECT 'CREATE TABLE t'"),
         ("INSERT INTO t VALUES ('ADD COLUMN c')", "INSERT INTO t VALUES ('ADD COLUMN c')"),
     ],
 )
-def test_create_if_missing(statement: str, passing_over: str) -> None:
-    """What makes something passes over what is there; other statements stay as they are."""
-    assert create_if_missing(statement) == passing_over
+def test_unless_done(statement: str, passing_over: str) -> None:
+    """What makes something passes over what is there, and what removes it over what is not; all else stays."""
+    assert unless_done(statement) == passing_over
 
 
 def traced_on(storage: SqlPipelineStorage, **options: Any) -> OtelPipelineStorage:

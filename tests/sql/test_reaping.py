@@ -311,7 +311,7 @@ def test_search_uses_indexes(storage: OtelPipelineStorage) -> None:
             # The tables are empty: reading all of one would cost nothing.
             connection.execute(text("SET enable_seqscan = off"))
         for statement in _statements(storage):
-            prefix = "EXPLAIN" if database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
+            prefix = "EXPLAIN QUERY PLAN" if database.dialect == "sqlite" else "EXPLAIN"
             rows = connection.exec_driver_sql(f"{prefix} {statement}").all()
             plans.append(" ".join(str(value) for row in rows for value in row))
 

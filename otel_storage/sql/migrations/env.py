@@ -13,11 +13,9 @@ from otel_storage.sql.schema import VERSION_TABLE, metadata
 connection = context.config.attributes["connection"]
 
 
-def pass_over_what_is_there(
-    _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any
-) -> tuple[str, Any]:
+def pass_over_what_is_done(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
     """On MariaDB an upgrade that was cut short has left some of it."""
-    return mariadb.create_if_missing(statement), parameters
+    return mariadb.unless_done(statement), parameters
 
 
 context.configure(
@@ -27,9 +25,9 @@ context.configure(
     transactional_ddl=False,  # the caller holds the transaction
 )
 if connection.dialect.name in mariadb.NAMES:
-    event.listen(connection, "before_cursor_execute", pass_over_what_is_there, retval=True)
+    event.listen(connection, "before_cursor_execute", pass_over_what_is_done, retval=True)
 try:
     context.run_migrations()
 finally:
     if connection.dialect.name in mariadb.NAMES:
-        event.remove(connection, "before_cursor_execute", pass_over_what_is_there)
+        event.remove(connection, "before_cursor_execute", pass_over_what_is_done)
