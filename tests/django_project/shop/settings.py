@@ -10,6 +10,8 @@ variable               default
 ``SHOP_RUNNER``        ``eager``                              ``celery``: pipelines run in workers
 ``SHOP_REDIS_URL``     ``redis://127.0.0.1:6379/0``           Celery's broker, and its results, which chords need
 ``SHOP_LOG_LEVEL``     ``WARNING``                            ``INFO``: each change of a pipeline's state too
+``SHOP_URL``           ``http://127.0.0.1:8000``              where people reach the site
+``SHOP_TRACE_URL``     Jaeger's on this machine               where they see a trace, ``{trace_id}`` in it
 ``OTEL_STORAGE_URL``   ``otel_storage.db`` in the data's      the database of pipeline runs
 =====================  =====================================  ====================================================
 
@@ -35,6 +37,8 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "django_htmx",
+    # Before the host's app, whose page it adds the link to a run's trace to.
+    "otel_storage.contrib.django",
     "pipelines",
     "orders",
 ]
@@ -83,6 +87,8 @@ PIPELINES_PIPELINES_RESULTS_STORAGE = (
         # A file of its own: pipelines report their state while the site's transactions are open.
         "url": os.environ.get("OTEL_STORAGE_URL", f"sqlite:///{DATA_DIR / 'otel_storage.db'}"),
         "service_name": "shop-pipelines",
+        "trace_url": os.environ.get("SHOP_TRACE_URL", "http://localhost:16686/trace/{trace_id}"),
+        "run_url": os.environ.get("SHOP_URL", "http://127.0.0.1:8000") + "/pipelines/{run_id}/results/",
     },
 )
 PIPELINES_PIPELINE_RUNNER = {
