@@ -22,6 +22,7 @@ _COMMANDS = {
     "deliver": ("otel_storage.cli.deliver", "deliver"),
     "status": ("otel_storage.cli.status", "status"),
     "reap": ("otel_storage.cli.reap", "reap"),
+    "replay": ("otel_storage.cli.replay", "replay"),
     "db": ("otel_storage.cli.db", "db"),
 }
 
