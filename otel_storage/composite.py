@@ -86,6 +86,8 @@ class OtelPipelineStorage(PipelineStorage):
             sent.
         settle_after: Seconds that a final run waits so for a task result that is RUNNING.
         max_age: Seconds after which a span that cannot be delivered is no longer tried.
+        lease: Seconds that a sender may take for one request, longer than the exporter's timeout: what a sender that
+            was killed held is free for others after it.
         durable: See ``SqlPipelineStorage``; of a storage that is not ours, for the database beside it.
         clock: Gives the time now, aware and in UTC.
 
@@ -108,6 +110,7 @@ class OtelPipelineStorage(PipelineStorage):
         settle_quiet: Seconds = 30,
         settle_after: Seconds = 86_400,
         max_age: Seconds = 7 * 86_400,
+        lease: Seconds = 60,
         durable: bool = False,
         clock: Clock = clocks.now,
     ) -> None:
@@ -117,6 +120,9 @@ class OtelPipelineStorage(PipelineStorage):
         age = _duration(max_age, "max_age")
         if age <= settling.after:
             raise ConfigurationError("max_age must be longer than settle_after: final runs wait so long to be sent")
+        leased = _duration(lease, "lease")
+        if not leased:
+            raise ConfigurationError("lease must be longer than 0: nobody else may send what a sender is sending")
         if exporter is not None and _is_path(exporter):
             config.import_path(config.split(exporter, "exporter")[0], "exporter")
         self.storage = _storage(storage, url, durable, clock)
@@ -125,7 +131,7 @@ class OtelPipelineStorage(PipelineStorage):
         """Our tables, with the outbox in them: those of the storage itself, or those beside a storage not ours."""
         self._owns_storage = self.storage is not storage
         self._exporter = exporter
-        self.delivery = self._delivery(settling, age, threaded=delivery == "thread")
+        self.delivery = self._delivery(settling, age, leased, threaded=delivery == "thread")
         """What sends the spans."""
         from otel_storage.telemetry.recording import Recording
 
@@ -173,13 +179,13 @@ class OtelPipelineStorage(PipelineStorage):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.storage!r})"
 
-    def _delivery(self, settling: Settling, max_age: timedelta, *, threaded: bool) -> Delivery:
+    def _delivery(self, settling: Settling, max_age: timedelta, lease: timedelta, *, threaded: bool) -> Delivery:
         # Imported here, as what exports is: a process that only reads needs none of it.
         from otel_storage.telemetry.delivery import Delivery
         from otel_storage.telemetry.run_trace import is_disabled
         from otel_storage.telemetry.sending import Sender, SendingRules
 
-        rules = SendingRules(max_age=max_age, settling=settling)
+        rules = SendingRules(max_age=max_age, settling=settling, lease=lease)
         sender = Sender(self.records.outbox, self._open_exporter, rules, self.records.clock)
         return Delivery(
             self.records.outbox,

@@ -112,6 +112,10 @@ class _Forgetful(RecordingReporter):
         """Forget it."""
 
 
+def _die(*_: object) -> None:
+    raise SystemExit
+
+
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Iterator[OtlpReceiver]:
     """A receiver that the standard variables point to."""
@@ -600,6 +604,26 @@ def test_flush_by_the_thread(database_url: str, receiver: OtlpReceiver) -> None:
         assert storage.delivery.sent == 10
 
 
+def test_a_lease_lasts_as_long_as_it_is_given(
+    open_storage: Callable[..., OtelPipelineStorage], receiver: OtlpReceiver
+) -> None:
+    """What a dead sender held is free for others once the lease that its storage gave it is over."""
+    clock = ManualClock()
+    with closing(open_storage(clock, lease=5)) as storage:
+        bench = Bench(storage, receiver, clock, RecordingReporter())
+        bench.run()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("otel_storage.telemetry.exporting.AcknowledgedExporter.export", _die)
+            with pytest.raises(SystemExit):
+                bench.deliver()
+        clock.advance(5)
+        bench.deliver()
+        assert bench.names() == []
+        clock.advance(0.001)
+        bench.deliver()
+        assert len(bench.names()) == 5
+
+
 def test_a_thread_sends_what_an_earlier_process_left(database_url: str, receiver: OtlpReceiver) -> None:
     """A storage that is opened begins to send at once, without a run of its own."""
     with closing(OtelPipelineStorage(url=database_url, delivery="external")) as storage:
@@ -643,6 +667,7 @@ def test_bad_arguments_are_named() -> None:
         ({"storage": "nothing.at.All"}, "storage"),
         ({"exporter": "nothing.at.All"}, "exporter"),
         ({"max_age": 3600}, "max_age"),
+        ({"lease": 0}, "lease"),
         ({"storage": "otel_storage.SqlPipelineStorage", "url": "sqlite://"}, "url"),
         ({"storage": object()}, "storage"),
     ]
