@@ -35,7 +35,7 @@ from tests.chaos.storm import Outcome, Storm, blow
 @click.option("--writers", type=int, default=Storm.writers, show_default=True)
 @click.option("--senders", type=int, default=Storm.senders, show_default=True)
 @click.option("--mutate", type=click.Choice(sorted(MUTATIONS)), help="Break the mechanism: the suite must fail.")
-@click.option("--keep", is_flag=True, help="Keep what the processes wrote down, and say where.")
+@click.option("--keep", is_flag=True, help="Keep what the processes wrote down, as is done if something is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     minutes: float,
@@ -58,14 +58,16 @@ def main(
     click.echo(f"replay with: {replay(seed)}", err=True)
     storm = Storm(seed, minutes * 60, kills=kills, writers=writers, senders=senders, mutation=mutate or "")
     folder = Path(tempfile.mkdtemp(prefix="otel-storage-chaos-"))
+    is_wrong = True
     try:
         with open_database(url, folder, stop=stop_server, start=start_server) as database:
             outcome = blow(storm, database, folder)
+        is_wrong = bool(outcome.problems)
     except NoServer as error:
         click.echo(str(error), err=True)
         raise SystemExit(NO_SERVER) from error
     finally:
-        if keep:
+        if keep or (is_wrong and not mutate):
             click.echo(f"what the processes wrote down is in {folder}", err=True)
         else:
             shutil.rmtree(folder)

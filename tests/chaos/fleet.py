@@ -7,9 +7,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+
+from tests.chaos.roles import words_of
 
 
 @dataclass
@@ -47,9 +50,18 @@ class Fleet:
             self._start(place)
 
     def kill(self, role: str, pick: float) -> None:
-        """Kill one of the role, at whatever instruction it is, and have another follow."""
+        """Kill one of the role, at whatever instruction it is, and have another follow.
+
+        Of one that has a child, it is the child as often as both of them.
+        """
         place = self._pick(role, pick)
         process = _process(place)
+        children = _children(place)
+        if children and pick * 1000 % 1 < 0.5:
+            self._kill_children(f"child of a {role}", children)
+            return
+        _signal(place, signal.SIGSTOP)  # so that no other child follows
+        self._kill_children(f"child of a {role}", _children(place))
         process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL and process.pid is not None:
@@ -92,7 +104,9 @@ class Fleet:
             process = _process(place)
             process.join(max(deadline - time.monotonic(), 0))
             if process.exitcode is None:
-                self.problems.append(f"a {role} did not end within {patience:g} s of SIGTERM")
+                self.problems.append(f"{role} {process.pid} did not end within {patience:g} s of SIGTERM")
+                self._have_told(place)
+                self._kill_children(f"child of a {role}", _children(place))
                 process.kill()
                 process.join()
             elif process.exitcode not in (0, -signal.SIGTERM):
@@ -105,6 +119,21 @@ class Fleet:
             process.kill()
             process.join()
         self.places.clear()
+
+    def _kill_children(self, role: str, children: list[int]) -> None:
+        # One that was killed a moment ago may not have been waited for yet.
+        for pid in set(children) - self.killed:
+            self.killed.add(pid)
+            self.kills[role] += 1
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _have_told(self, place: Place) -> None:
+        """Have it and its children say what their threads do."""
+        for pid in (_process(place).pid, *_children(place)):
+            if pid is not None:
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(1)
 
     def _start(self, place: Place) -> None:
         place.generation += 1
@@ -120,14 +149,25 @@ class Fleet:
     def _ended(self, place: Place) -> None:
         process = _process(place)
         process.join()
-        words = self.folder / f"{place.role}.{process.pid}.words"
+        words = words_of(self.folder, place.role, process.pid or 0)
         said = words.read_text(errors="replace").strip().splitlines()[-1:] if words.exists() else []
-        self.problems.append(f"a {place.role} ended by itself with {process.exitcode}: {' '.join(said)[:300]}")
+        self.problems.append(
+            f"{place.role} {process.pid} ended by itself with {process.exitcode}: {' '.join(said)[:300]}"
+        )
 
 
 def _process(place: Place) -> ForkServerProcess:
     assert place.process is not None
     return place.process
+
+
+def _children(place: Place) -> list[int]:
+    """The processes that it has forked."""
+    pid = _process(place).pid
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 def _signal(place: Place, number: signal.Signals) -> None:

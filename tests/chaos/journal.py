@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Journal:
-    """Appends to a file of this process's own; what was written survives its SIGKILL.
+    """Appends to a file of this process's own, and a forked child's of its own; what was written survives SIGKILL.
 
     Args:
         folder: Where the files are.
@@ -19,13 +19,18 @@ class Journal:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        path = folder / f"{name}.{os.getpid()}.{time.monotonic_ns()}"
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._path = folder / name
+        self._owner = 0
+        self._file = -1
 
     def write(self, *entries: Any) -> None:
         """Append the entries, in one call of the system."""
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            path = f"{self._path}.{self._owner}.{time.monotonic_ns()}"
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         data = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
-        # A killed process leaves a part of it at most, whose last line is cut.
+        # A killed process leaves a part of it, whose last line is cut: nobody else may go on in that file.
         while data:
             data = data[os.write(self._file, data) :]
 

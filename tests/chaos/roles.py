@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import os
 import random
 import signal
 import sys
 import time
 import uuid
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +25,11 @@ REPORTS = "reports"
 
 
 def write(folder: Path, seed: str) -> None:
-    """Run pipelines, one after the other, as a web process or a management command does; a thread sends their spans."""
+    """Run pipelines, one after the other; a thread sends their spans.
+
+    Half of them go on in a child, as a web server's or a pool's processes do that have loaded everything before they
+    fork: the storage is there, with its connections and its thread, and another child follows each that is killed.
+    """
     dice, is_told = _begin(folder, "writer", seed)
     # Django is set up where the processes of the storm are forked.
     from pipelines.results.helpers import get_pipeline_results_storage
@@ -30,6 +38,7 @@ def write(folder: Path, seed: str) -> None:
     from tests.chaos.pipelines import PIPELINES
 
     runs, reporter = Journal(folder, RUNS), reporter_of(folder)
+    is_to_fork = dice.random() < 0.5
     while not is_told:
         name = dice.choice(sorted(PIPELINES))
         run_id = str(uuid.UUID(int=dice.getrandbits(128), version=4))
@@ -42,6 +51,9 @@ def write(folder: Path, seed: str) -> None:
             time.sleep(0.05)
         else:
             runs.write(["end", run_id, "", os.getpid(), time.time()])
+        if is_to_fork:
+            is_to_fork = False
+            dice.seed(f"{seed}/{_go_on_in_child(is_told)}")
     if dice.random() < 0.5:
         # Half of them leave as children of a pool do, by os._exit.
         get_pipeline_results_storage().close()
@@ -96,16 +108,62 @@ def reporter_of(folder: Path) -> Any:
     return JournalReporter()
 
 
+def words_of(folder: Path, role: str, pid: int) -> Path:
+    """The file with what a process said, and with what its threads did when it got a SIGUSR1."""
+    return folder / f"{role}.{pid}.words"
+
+
 def _begin(folder: Path, role: str, seed: str) -> tuple[random.Random, list[int]]:
     """Have the process's words in a file, and its SIGTERM kept in the list."""
+    _die_with_parent()
     assert "tests.chaos.warm" in sys.modules, "this process was not forked from the server that has all loaded"
-    words = os.open(folder / f"{role}.{os.getpid()}.words", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    words = os.open(words_of(folder, role, os.getpid()), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     for stream in (1, 2):
         os.dup2(words, stream)
+    faulthandler.register(signal.SIGUSR1)
     told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    _listen(told)
     random.seed(seed)
     return random.Random(seed), told
+
+
+def _go_on_in_child(told: list[int]) -> int:
+    """Return in a child, with its number; the process itself has another follow each that is killed, and ends with it.
+
+    What the thread of the process itself holds and sends goes on beside it.
+    """
+    number = 0
+    while True:
+        number += 1
+        pid = os.fork()
+        if pid == 0:
+            _die_with_parent()
+            _listen(told)
+            return number
+        signal.signal(signal.SIGTERM, partial(_pass_on, told, pid))
+        if told:
+            _pass_on(told, pid, signal.SIGTERM, None)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code != -signal.SIGKILL:
+            os._exit(code)
+
+
+def _pass_on(told: list[int], pid: int, number: int, _frame: object) -> None:
+    told.append(number)
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _listen(told: list[int]) -> None:
+    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+
+
+def _die_with_parent() -> None:
+    """Leave nothing behind when those who look after this process are gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _storage() -> OtelPipelineStorage:
