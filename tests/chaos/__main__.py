@@ -26,14 +26,15 @@ from tests.chaos.storm import Outcome, Storm, blow
     "--url",
     default="sqlite",
     show_default=True,
-    help="sqlite for a file; postgresql for a server of its own, which is restarted too; else the SQLAlchemy URL of a "
-    "server's database, whose user may create others.",
+    help="sqlite for a file; postgresql or mariadb for a server of its own, which is restarted too; else a SQLAlchemy "
+    "URL of a server's database, whose user may create others.",
 )
 @click.option("--stop-server", metavar="COMMAND", help="Stops the server of --url as if it had crashed.")
 @click.option("--start-server", metavar="COMMAND", help="Starts it again, and waits until it answers.")
 @click.option("--kills", type=float, default=Storm.kills, show_default=True, help="Processes killed a second.")
 @click.option("--writers", type=int, default=Storm.writers, show_default=True)
 @click.option("--senders", type=int, default=Storm.senders, show_default=True)
+@click.option("--redis", default="", metavar="URL", help="A broker, so that Celery runs pipelines too.")
 @click.option("--mutate", type=click.Choice(sorted(MUTATIONS)), help="Break the mechanism: the suite must fail.")
 @click.option("--keep", is_flag=True, help="Keep what the processes wrote down, as is done if something is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -46,6 +47,7 @@ def main(
     kills: float,
     writers: int,
     senders: int,
+    redis: str,
     mutate: str | None,
     keep: bool,
     as_json: bool,
@@ -56,7 +58,7 @@ def main(
     """
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     click.echo(f"replay with: {replay(seed)}", err=True)
-    storm = Storm(seed, minutes * 60, kills=kills, writers=writers, senders=senders, mutation=mutate or "")
+    storm = Storm(seed, minutes * 60, kills=kills, writers=writers, senders=senders, redis=redis, mutation=mutate or "")
     folder = Path(tempfile.mkdtemp(prefix="otel-storage-chaos-"))
     is_wrong = True
     try:

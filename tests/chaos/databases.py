@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import URL, create_engine, make_url, text
 
 from tests.chaos.ports import free_port
+from tests.servers import MariadbServer
 
 NO_SERVER = 3
 """The exit code of a command that needed a server whose programs are not installed."""
@@ -52,8 +53,8 @@ def open_database(
     """An empty database.
 
     Args:
-        url: ``sqlite`` or None for a file in the folder; ``postgresql`` for a server of our own; else a URL of a
-            server's database whose user may create others.
+        url: ``sqlite`` or None for a file in the folder; ``postgresql`` or ``mariadb`` for a server of our own; else
+            the URL of a server's database whose user may create others.
         folder: Where a file is made.
         stop: The shell command that stops the server of the URL, as if it had crashed.
         start: The one that starts it again, and waits until it answers.
@@ -135,7 +136,25 @@ def _postgresql() -> Iterator[ChaosDatabase]:
         shutil.rmtree(folder)
 
 
-OWN_SERVERS: dict[str, Callable[[], AbstractContextManager[ChaosDatabase]]] = {"postgresql": _postgresql}
+@contextmanager
+def _mariadb() -> Iterator[ChaosDatabase]:
+    """A MariaDB of our own."""
+    if shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
+        raise NoServer("mariadbd is neither in /usr/sbin nor on PATH: install the server, or name one with --url")
+    folder = Path(tempfile.mkdtemp(prefix="otel-storage-chaos.", dir="/tmp"))
+    server = MariadbServer(folder)
+    server.start()
+    try:
+        yield ChaosDatabase(server.url.render_as_string(hide_password=False), server.kill, server.start)
+    finally:
+        server.kill()
+        shutil.rmtree(folder)
+
+
+OWN_SERVERS: dict[str, Callable[[], AbstractContextManager[ChaosDatabase]]] = {
+    "postgresql": _postgresql,
+    "mariadb": _mariadb,
+}
 """The servers that can be started here, by what ``--url`` says."""
 
 

@@ -14,6 +14,12 @@ from pathlib import Path
 
 from tests.chaos.roles import words_of
 
+_WORKER_START = 4.0
+"""Seconds that a Celery worker has to begin."""
+
+_CELERY_GAVE_UP = "WorkerLostError: Could not start worker processes"
+"""What it says that lost a child before it was ready; somebody else starts it again."""
+
 
 @dataclass
 class Place:
@@ -24,6 +30,7 @@ class Place:
     work: Callable[[Path, str], None]
     process: ForkServerProcess | None = None
     generation: int = 0
+    began: float = 0.0
     is_paused: bool = False
 
 
@@ -39,8 +46,8 @@ class Fleet:
     """How many were killed while they ran, by role."""
     problems: list[str] = field(default_factory=list)
     """Those that ended by themselves."""
-    killed: set[int] = field(default_factory=set)
-    """The ids of the processes that were killed."""
+    killed: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """The roles of the processes that were killed, and when, by their ids."""
 
     def add(self, role: str, work: Callable[[Path, str], None], number: int) -> None:
         """Start that number of processes of a role."""
@@ -52,24 +59,33 @@ class Fleet:
     def kill(self, role: str, pick: float) -> None:
         """Kill one of the role, at whatever instruction it is, and have another follow.
 
-        Of one that has a child, it is the child as often as both of them.
+        Of one that has children, it is one of them as often as all of them and itself.
         """
         place = self._pick(role, pick)
-        process = _process(place)
         children = _children(place)
         if children and pick * 1000 % 1 < 0.5:
-            self._kill_children(f"child of a {role}", children)
+            self.kill_child(role, pick)
             return
         _signal(place, signal.SIGSTOP)  # so that no other child follows
-        self._kill_children(f"child of a {role}", _children(place))
+        self._kill_children(role, _children(place))
+        process = _process(place)
         process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL and process.pid is not None:
-            self.kills[role] += 1
-            self.killed.add(process.pid)
+            self._count(role, process.pid)
         else:
             self._ended(place)
         self._start(place)
+
+    def kill_child(self, role: str, pick: float) -> None:
+        """Kill a child of one of the role, if it has any; what follows is up to the parent.
+
+        A Celery worker is left alone at first: it gives up if it loses a child before it is ready.
+        """
+        place = self._pick(role, pick)
+        children = _children(place)
+        if children and (role != "worker" or time.monotonic() > place.began + _WORKER_START):
+            self._kill_children(role, [children[int(pick * 1_000_000 % 1 * len(children))]])
 
     def pause(self, role: str, pick: float) -> None:
         """Have one of the role stop where it is."""
@@ -106,7 +122,7 @@ class Fleet:
             if process.exitcode is None:
                 self.problems.append(f"{role} {process.pid} did not end within {patience:g} s of SIGTERM")
                 self._have_told(place)
-                self._kill_children(f"child of a {role}", _children(place))
+                self._kill_children(role, _children(place))
                 process.kill()
                 process.join()
             elif process.exitcode not in (0, -signal.SIGTERM):
@@ -122,11 +138,14 @@ class Fleet:
 
     def _kill_children(self, role: str, children: list[int]) -> None:
         # One that was killed a moment ago may not have been waited for yet.
-        for pid in set(children) - self.killed:
-            self.killed.add(pid)
-            self.kills[role] += 1
+        for pid in set(children) - self.killed.keys():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+                self._count(f"child of a {role}", pid)
+
+    def _count(self, role: str, pid: int) -> None:
+        self.kills[role] += 1
+        self.killed[pid] = role, time.time()
 
     def _have_told(self, place: Place) -> None:
         """Have it and its children say what their threads do."""
@@ -137,6 +156,7 @@ class Fleet:
 
     def _start(self, place: Place) -> None:
         place.generation += 1
+        place.began = time.monotonic()
         place.is_paused = False
         seed = f"{self.seed}/{place.role}/{place.number}/{place.generation}"
         place.process = self.context.Process(target=place.work, args=(self.folder, seed), name=place.role)
@@ -151,6 +171,8 @@ class Fleet:
         process.join()
         words = words_of(self.folder, place.role, process.pid or 0)
         said = words.read_text(errors="replace").strip().splitlines()[-1:] if words.exists() else []
+        if said and said[0].endswith(_CELERY_GAVE_UP):
+            return
         self.problems.append(
             f"{place.role} {process.pid} ended by itself with {process.exitcode}: {' '.join(said)[:300]}"
         )

@@ -15,6 +15,7 @@ class Action(Enum):
     KILL_SENDER = "kill a sender"
     KILL_OPERATOR = "kill the operator"
     KILL_CHILD = "kill a child of the Celery worker"
+    KILL_WORKER = "kill the Celery worker, or a child of it"
     PAUSE_SENDER = "stop a sender for longer than its lease"
     RESUME_SENDER = "let it go on"
     KILL_RECEIVER = "kill the receiver"
@@ -65,6 +66,8 @@ def make_plan(
         *_pauses(dice("pauses"), lease, seconds),
         *_outages(dice("receiver"), seconds),
     ]
+    if has_celery:
+        events += _worker_kills(dice("worker"), seconds)
     if restarts_database:
         events += _restarts(dice("database"), seconds)
     return sorted(events, key=lambda event: event.at)
@@ -73,11 +76,19 @@ def make_plan(
 def _kills(dice: random.Random, kills: float, has_celery: bool, seconds: float) -> Iterator[Event]:
     actions = [Action.KILL_WRITER] * 6 + [Action.KILL_SENDER] * 3 + [Action.KILL_OPERATOR]
     if has_celery:
-        actions += [Action.KILL_CHILD] * 3
+        actions += [Action.KILL_CHILD] * 5
     at = dice.expovariate(kills)
     while at < seconds:
         yield Event(at, dice.choice(actions), dice.random())
         at += dice.expovariate(kills)
+
+
+def _worker_kills(dice: random.Random, seconds: float) -> Iterator[Event]:
+    """Rarer than those of its children: a worker takes its time to begin."""
+    at = dice.uniform(6, 12)
+    while at < seconds:
+        yield Event(at, Action.KILL_WORKER, dice.random())
+        at += dice.uniform(10, 20)
 
 
 def _pauses(dice: random.Random, lease: float, seconds: float) -> Iterator[Event]:
@@ -111,8 +122,8 @@ def _outages(dice: random.Random, seconds: float) -> Iterator[Event]:
 
 
 def _restarts(dice: random.Random, seconds: float) -> Iterator[Event]:
-    at = dice.uniform(2, 5)
-    while at + 3 < seconds:
+    at = dice.uniform(1, 3)
+    while at + 2 < seconds:
         yield Event(at, Action.STOP_DATABASE, dice.random())
         at += dice.uniform(0.1, 1.5)
         yield Event(at, Action.START_DATABASE, dice.random())

@@ -13,7 +13,7 @@ import uuid
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.chaos.journal import Journal
 
@@ -36,8 +36,9 @@ def write(folder: Path, seed: str) -> None:
     from pipelines.runners.eager import Runner
 
     from tests.chaos.pipelines import PIPELINES
+    from tests.chaos.reporting import JournalReporter
 
-    runs, reporter = Journal(folder, RUNS), reporter_of(folder)
+    runs, reporter = Journal(folder, RUNS), JournalReporter()
     is_to_fork = dice.random() < 0.5
     while not is_told:
         name = dice.choice(sorted(PIPELINES))
@@ -68,12 +69,45 @@ def send(folder: Path, seed: str) -> None:
     main(["deliver", "--watch"])
 
 
+def publish(folder: Path, seed: str) -> None:
+    """Have Celery run pipelines, a few at a time, as a web process does."""
+    dice, is_told = _begin(folder, "publisher", seed)
+    from pipelines.runners.celery.tasks import run_pipeline
+
+    from tests.chaos.broker import Broker
+    from tests.chaos.pipelines import PIPELINES
+
+    runs, broker = Journal(folder, RUNS), Broker(os.environ["CHAOS_REDIS"], os.environ["CHAOS_PREFIX"])
+    while not is_told:
+        time.sleep(dice.uniform(0.02, 0.1))
+        if broker.waiting() < _MOST_WAITING:
+            name = dice.choice(sorted(PIPELINES))
+            run_id = str(uuid.UUID(int=dice.getrandbits(128), version=4))
+            runs.write(["publish", run_id, name, os.getpid(), time.time()])
+            run_pipeline.delay(pipeline_id=f"chaos.{name}", input_data={}, run_id=run_id)
+
+
+_MOST_WAITING = 8
+
+
+def work(folder: Path, seed: str) -> None:
+    """Run what Celery is given, as its worker, in children of a pool."""
+    _begin(folder, "worker", seed)
+    from tests.chaos.celery_app import app
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    options = ["--pool", "prefork", "--concurrency", "2", "--loglevel", "CRITICAL"]
+    options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    app.worker_main(["worker", *options, "--hostname", f"chaos{os.getpid()}@%h"])
+
+
 def operate(folder: Path, seed: str) -> None:
     """Report changes of runs that others run: cancel them, fail them, and say again that they run."""
     dice, is_told = _begin(folder, "operator", seed)
     from otel_storage.results.status import PipelineTaskStatus as Status
+    from tests.chaos.reporting import JournalReporter
 
-    reporter = reporter_of(folder)
+    reporter = JournalReporter()
     storage = _storage()
     changes = [(Status.CANCELLED, "cancelled by the operator"), (Status.RUNTIME_ERROR, "failed by the operator")]
     changes.append((Status.RUNNING, "said again by the operator"))
@@ -87,25 +121,6 @@ def operate(folder: Path, seed: str) -> None:
         except Exception as error:
             if not _is_of_the_database(error):
                 raise
-
-
-def reporter_of(folder: Path) -> Any:
-    """A reporter whose reports survive the process; its class is made once Django is set up."""
-    from pipelines.reporters.base import PipelineReporter
-
-    class JournalReporter(PipelineReporter):
-        """Writes down every report of a change of state."""
-
-        def __init__(self) -> None:
-            self._journal = Journal(folder, REPORTS)
-
-        def report_context_object(self, context_object: Any, status: Any, message: str) -> None:
-            """Write it down; that a record waits for its start is none."""
-            if status.value != "PENDING":
-                record = (context_object.content_type_name, context_object.get_id())
-                self._journal.write([*record, status.value, message, os.getpid()])
-
-    return JournalReporter()
 
 
 def words_of(folder: Path, role: str, pid: int) -> Path:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.storage import SqlPipelineStorage
 from tests.chaos import journal, oracles, roles
+from tests.chaos.broker import Broker
 from tests.chaos.databases import ChaosDatabase
 from tests.chaos.endpoint import Endpoint, faults_of
 from tests.chaos.fleet import Fleet
@@ -38,6 +40,9 @@ TIMEOUT = 1.0
 
 END_PATIENCE = 20.0
 """Seconds within which a process ends that is told to: the longest that it waits for others, and then some."""
+
+REST_PATIENCE = 40.0
+"""Seconds within which Celery has done what it was given."""
 
 DRAIN_PATIENCE = 60.0
 """Seconds within which the outbox is empty once all runs are closed."""
@@ -58,6 +63,8 @@ class Storm:
     """Processes killed a second, on average."""
     writers: int = 3
     senders: int = 2
+    redis: str = ""
+    """The URL of a broker: runs are given to Celery too."""
     mutation: str = ""
     """The mechanism that is broken on purpose, if any."""
 
@@ -89,19 +96,23 @@ def blow(storm: Storm, database: ChaosDatabase, folder: Path) -> Outcome:
     with closing(SqlPipelineStorage(database.url)) as storage:
         storage.upgrade()
         outcome = Outcome(storm, storage.database.dialect)
+        broker = Broker(storm.redis, f"chaos_{uuid.uuid4().hex}_") if storm.redis else None
         context = multiprocessing.get_context("forkserver")
         endpoint = Endpoint(context, folder, storm.seed, TIMEOUT)
-        _prepare(context, storm, database, endpoint)
+        _prepare(context, storm, database, endpoint, folder, broker)
         fleet = Fleet(context, folder, storm.seed)
         windows: list[tuple[float, float]] = []
         try:
             endpoint.start()
             _rage(storm, database, endpoint, fleet, windows)
+            _come_to_rest(outcome, endpoint, fleet, broker)
             _close_runs(outcome, database, folder, fleet.killed, windows)
             _drain(outcome, storage, folder)
         finally:
             fleet.end()
             endpoint.end()
+            if broker is not None:
+                broker.forget()
         outcome.kills = {**fleet.kills, "receiver": endpoint.kills}
         outcome.faults = faults_of(folder)
         outcome.outages = endpoint.outages
@@ -111,15 +122,25 @@ def blow(storm: Storm, database: ChaosDatabase, folder: Path) -> Outcome:
     return outcome
 
 
-def _prepare(context: ForkServerContext, storm: Storm, database: ChaosDatabase, endpoint: Endpoint) -> None:
+def _prepare(
+    context: ForkServerContext,
+    storm: Storm,
+    database: ChaosDatabase,
+    endpoint: Endpoint,
+    folder: Path,
+    broker: Broker | None,
+) -> None:
     """Have the server of forks load what the processes need, with the settings that they have in common."""
     arguments = {"url": database.url, "settle_quiet": QUIET, "lease": LEASE}
     os.environ.update(
+        DJANGO_SETTINGS_MODULE="tests.chaos.settings",
         CHAOS_STORAGE=json.dumps(arguments),
+        CHAOS_FOLDER=str(folder),
+        CHAOS_REDIS="" if broker is None else broker.url,
+        CHAOS_PREFIX="" if broker is None else broker.prefix,
         CHAOS_MUTATION=storm.mutation,
         OTEL_EXPORTER_OTLP_ENDPOINT=endpoint.url,
         OTEL_EXPORTER_OTLP_TIMEOUT=f"{TIMEOUT:g}",
-        PIPELINES_PIPELINES_RESULTS_STORAGE=json.dumps(["otel_storage.OtelPipelineStorage", arguments]),
     )
     context.set_forkserver_preload(["tests.chaos.warm"])
 
@@ -127,17 +148,21 @@ def _prepare(context: ForkServerContext, storm: Storm, database: ChaosDatabase, 
 def _rage(
     storm: Storm, database: ChaosDatabase, endpoint: Endpoint, fleet: Fleet, windows: list[tuple[float, float]]
 ) -> None:
-    """Start the processes, and do to them what the plan says; at the end all is well again, and nobody writes."""
+    """Start the processes, and do to them what the plan says."""
+    has_celery = bool(storm.redis)
     fleet.add("writer", roles.write, storm.writers)
     fleet.add("sender", roles.send, storm.senders)
     fleet.add("operator", roles.operate, 1)
+    if has_celery:
+        fleet.add("worker", roles.work, 1)
+        fleet.add("publisher", roles.publish, 1)
     plan = make_plan(
         storm.seed,
         storm.seconds,
         kills=storm.kills,
         lease=LEASE,
         restarts_database=database.can_restart,
-        has_celery=False,
+        has_celery=has_celery,
     )
     began = time.monotonic()
     for event in plan:
@@ -148,8 +173,15 @@ def _rage(
     while time.monotonic() < began + storm.seconds:
         time.sleep(_TICK)
         fleet.tend()
+
+
+def _come_to_rest(outcome: Outcome, endpoint: Endpoint, fleet: Fleet, broker: Broker | None) -> None:
+    """End the faults, then the processes, each in its own way."""
     endpoint.behave()
-    for role in ("writer", "operator", "sender"):
+    fleet.stop("publisher", END_PATIENCE)
+    if broker is not None and not broker.wait_for_rest(REST_PATIENCE):
+        outcome.problems.append(f"Celery did not come to rest within {REST_PATIENCE:g} s")
+    for role in ("writer", "worker", "operator", "sender"):
         fleet.stop(role, END_PATIENCE)
 
 
@@ -167,6 +199,10 @@ def _act(
             fleet.kill("sender", event.pick)
         case Action.KILL_OPERATOR:
             fleet.kill("operator", event.pick)
+        case Action.KILL_CHILD:
+            fleet.kill_child("worker", event.pick)
+        case Action.KILL_WORKER:
+            fleet.kill("worker", event.pick)
         case Action.PAUSE_SENDER:
             fleet.pause("sender", event.pick)
         case Action.RESUME_SENDER:
@@ -194,50 +230,78 @@ def _act(
 
 
 def _close_runs(
-    outcome: Outcome, database: ChaosDatabase, folder: Path, killed: set[int], windows: list[tuple[float, float]]
+    outcome: Outcome,
+    database: ChaosDatabase,
+    folder: Path,
+    killed: dict[int, tuple[str, float]],
+    windows: list[tuple[float, float]],
 ) -> None:
     """Close the runs that were left open, as somebody does who knows that their processes are gone.
 
-    Each must have been left by a writer that was killed in it, or that lost its database.
+    Each must have been left by a process that was killed, or lost its database.
     """
-    begun: dict[str, tuple[str, int, float]] = {}
+    # Its reporter is the host's, which can be imported where the settings are known.
+    from tests.chaos.reporting import JournalReporter
+
+    begun: dict[str, _Begun] = {}
     ended: dict[str, tuple[str, str, float]] = {}
     for what, run_id, text, pid, at in journal.read(folder, roles.RUNS):
-        if what == "begin":
-            begun[run_id] = text, pid, at
+        if what in ("begin", "publish"):
+            begun[run_id] = _Begun(text, pid, at, in_celery=what == "publish")
         else:
             ended[run_id] = what, text, at
     outcome.problems += _errors(begun, ended, windows)
-    reporter = roles.reporter_of(folder)
+    reporter = JournalReporter()
+    stored = set()
     with closing(OtelPipelineStorage(url=database.url, delivery="external")) as storage:
-        executions = list(storage.get_pipeline_executions())
-        outcome.runs = len(executions)
-        for execution in executions:
+        for execution in storage.get_pipeline_executions():
             run_id = execution.get_run_id()
+            stored.add(run_id)
             if run_id not in begun:
                 outcome.problems.append(f"nobody began run {run_id}")
             elif _close(storage, execution, reporter):
                 outcome.closed += 1
-                _, pid, at = begun[run_id]
-                end = ended[run_id][2] if run_id in ended else float("inf")
-                if not ((run_id not in ended and pid in killed) or _meets(windows, at, end)):
+                if not _may_be_open(begun[run_id], ended.get(run_id), killed, windows):
                     outcome.problems.append(f"run {run_id} was left open by nobody who was killed: {ended.get(run_id)}")
-        built = {execution.get_run_id() for execution in executions}
-    missing = [run_id for run_id, (what, _, _) in ended.items() if what == "end" and run_id not in built]
+    outcome.runs = len(stored)
+    missing = [run_id for run_id, (what, _, _) in ended.items() if what == "end" and run_id not in stored]
     if missing:
         outcome.problems.append(f"{len(missing)} runs ended that are not stored: {', '.join(missing[:5])}")
 
 
-def _errors(
-    begun: dict[str, tuple[str, int, float]],
-    ended: dict[str, tuple[str, str, float]],
+@dataclass(frozen=True)
+class _Begun:
+    """The beginning of a run."""
+
+    name: str
+    pid: int
+    at: float
+    in_celery: bool
+
+
+def _may_be_open(
+    begun: _Begun,
+    ended: tuple[str, str, float] | None,
+    killed: dict[int, tuple[str, float]],
     windows: list[tuple[float, float]],
+) -> bool:
+    """Whether somebody was killed who may have run it, or the database was away meanwhile."""
+    if begun.in_celery:
+        # Any child may have run any part of it.
+        is_left = any("worker" in role and at >= begun.at for role, at in killed.values())
+    else:
+        is_left = ended is None and begun.pid in killed
+    return is_left or _meets(windows, begun.at, float("inf") if ended is None else ended[2])
+
+
+def _errors(
+    begun: dict[str, _Begun], ended: dict[str, tuple[str, str, float]], windows: list[tuple[float, float]]
 ) -> Iterator[str]:
     """Runs that raised for another reason than their own or a database that was away."""
     for run_id, (what, text, at) in ended.items():
-        name, _, began = begun[run_id]
-        if what == "error" and name != "BadlyConfigured" and not _meets(windows, began, at):
-            yield f"run {run_id} of {name} raised {text}"
+        run = begun[run_id]
+        if what == "error" and run.name != "BadlyConfigured" and not _meets(windows, run.at, at):
+            yield f"run {run_id} of {run.name} raised {text}"
 
 
 def _meets(windows: list[tuple[float, float]], began: float, ended: float) -> bool:

@@ -17,33 +17,28 @@ from tests.chaos.mutations import MUTATIONS
 from tests.chaos.plan import Action, make_plan
 
 pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
-
-SECONDS = 12
-"""Of a storm; what comes before and after it takes as long again."""
+SEED = 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["sqlite", *databases.OWN_SERVERS])
 def test_nothing_is_lost(engine: str) -> None:
     """Writers and senders are killed, the receiver and the server taken away: what arrives is what was committed."""
-    code, outcome, words = _storm("--url", engine, seed=4)
-    if code == databases.NO_SERVER:
-        services.missing(words)
+    _assert_nothing_is_lost(_storm("--url", engine, "--kills", "6", seconds=7))
 
-    assert outcome["problems"] == [], words
-    assert code == 0, words
-    assert outcome["kills"] > 0
-    assert outcome["requests that went wrong"] > 0
-    assert outcome["outages of the receiver"] > 0
-    assert engine == "sqlite" or outcome["restarts of the database"] > 0
-    assert outcome["received"] == outcome["spans expected"] > 0
+
+@pytest.mark.slow
+def test_nothing_is_lost_of_what_celery_runs() -> None:
+    """The same while Celery runs pipelines too, and children of its pool are killed."""
+    arguments = ("--url", "postgresql", "--redis", services.redis_server())
+    _assert_nothing_is_lost(_storm(*arguments, seconds=12))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", sorted(MUTATIONS))
 def test_a_broken_mechanism_is_seen(mutation: str) -> None:
     """With the mechanism broken the same storm loses spans, and the command says so and fails."""
-    code, outcome, words = _storm("--mutate", mutation, seed=4)
+    code, outcome, words = _storm("--mutate", mutation, seconds=12)
 
     assert code == 1, words
     assert outcome["lost"] > 0, words
@@ -66,11 +61,11 @@ def test_a_seed_makes_one_plan() -> None:
         assert [event.action for event in plans[0] if event.action in (begin, end)][-1] is end
 
 
-def _storm(*arguments: str, seed: int) -> tuple[int, dict[str, Any], str]:
+def _storm(*arguments: str, seconds: float) -> tuple[int, dict[str, Any], str]:
     """The command in a process of its own: its exit code, its figures and its words."""
-    command = [sys.executable, "-m", "tests.chaos", *arguments, "--minutes", str(SECONDS / 60), "--seed", str(seed)]
+    minutes = ("--minutes", str(seconds / 60), "--seed", str(SEED), "--json")
     process = subprocess.run(
-        [*command, "--json"],
+        [sys.executable, "-m", "tests.chaos", *arguments, *minutes],
         cwd=Path(__file__).parents[2],
         env=dict(os.environ),
         capture_output=True,
@@ -79,3 +74,17 @@ def _storm(*arguments: str, seed: int) -> tuple[int, dict[str, Any], str]:
         check=False,
     )
     return process.returncode, json.loads(process.stdout or "{}"), process.stderr
+
+
+def _assert_nothing_is_lost(result: tuple[int, dict[str, Any], str]) -> None:
+    code, outcome, words = result
+    if code == databases.NO_SERVER:
+        services.missing(words)
+    assert code == 0, words
+    assert outcome["problems"] == []
+    # The storm was one.
+    assert outcome["kills"] > 0
+    assert outcome["requests that went wrong"] > 0
+    assert outcome["outages of the receiver"] > 0
+    assert outcome["engine"] == "sqlite" or outcome["restarts of the database"] > 0
+    assert outcome["received"] == outcome["spans expected"] > 0
