@@ -18,6 +18,8 @@ from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.base import TaskResult
 from otel_storage.results.exceptions import RunExists
 from otel_storage.results.status import PipelineTaskStatus
+from otel_storage.sql.closing import Closing
+from otel_storage.sql.reaping import find_dead
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Report, Runner, Task
 
 RACERS = 2
@@ -187,3 +189,24 @@ def _finish(
         raise LookupError(message)
     except LookupError as error:
         task_result.report_status_change(reporter, status, str(error), propagate=propagates != "nothing")
+
+
+def finish_late(number: int, url: str, run_id: str) -> list[Report]:
+    """Race to report every task result that is RUNNING as DONE, as the process does that was taken for dead."""
+    reporter = RecordingReporter()
+    with opened(url) as storage:
+        for task_result in list(storage.get_task_results(run_id)):
+            ready()
+            _finish(task_result, reporter, PipelineTaskStatus.DONE, "alive", "failures")
+    return reporter.reports
+
+
+def close_dead(number: int, url: str, run_id: str) -> list[Report]:
+    """Race to close every task result of a process that is gone."""
+    reporter = RecordingReporter()
+    with opened(url) as storage:
+        closing_ = Closing(storage.records, None, reporter)
+        for dead in list(find_dead(storage.records.database)):
+            ready()
+            closing_.close(dead)
+    return [report for report in reporter.reports if report.kind == "TaskResult"]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, select, text
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.sql import reaping
+from otel_storage.sql import reaping, schema
 from otel_storage.sql.closing import Closing, Outcome
 from otel_storage.sql.reaping import DeadRecord, find_dead
 from otel_storage.testing.clock import START, ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from tests.processes import die_after
+from tests.sql import racers
 
 eager = pytest.importorskip("pipelines.runners.eager", reason="django-pipelines is not installed")
 
@@ -155,6 +157,26 @@ def test_the_worker_comes_too_late(storage: OtelPipelineStorage) -> None:
 
     assert result.get_status() is Status.RUNTIME_ERROR
     assert result.get_status_message().startswith("reaped: ")
+
+
+def test_race_with_the_worker(storage: OtelPipelineStorage, database_url: str) -> None:
+    """Reaped while a process that was taken for dead reports DONE, each task result has one winner of the two."""
+    run_id = str(uuid.uuid4())
+    pipeline = Pipeline(Task("load", objects=range(20)))
+    storage.build_pipeline_execution(pipeline, run_id, Runner(), RecordingReporter(), {})
+    die_after(lambda: run(storage, run_id, *range(20)))
+
+    done, closed = racers.race(racers.finish_late, racers.close_dead, arguments=(database_url, run_id))
+
+    winners = {report.id: report.status for report in [*done, *closed]}
+    assert len(winners) == len(done) + len(closed) == 20
+    assert {record.get_id(): record.get_status() for record in storage.get_task_results(run_id)} == winners
+    assert Counter(row.kind for row in _references(storage)) == {"TaskResult": 20, "PipelineExecution": 1}
+
+
+def _references(storage: OtelPipelineStorage) -> list[Any]:
+    with storage.records.database.read() as connection:
+        return list(connection.execute(select(schema.outbox)))
 
 
 def test_removed_record(storage: OtelPipelineStorage) -> None:
@@ -324,8 +346,6 @@ def test_search_uses_indexes(storage: OtelPipelineStorage) -> None:
 
 def _statements(storage: OtelPipelineStorage) -> list[str]:
     """The queries that look for what is RUNNING, with their parameters written out."""
-    from sqlalchemy import event
-
     engine = storage.records.database.engine
     seen: list[str] = []
 
