@@ -25,7 +25,7 @@ from otel_storage.results.base import (
 )
 from otel_storage.results.exceptions import ConfigurationError, InvalidInput, OtelStorageError
 from otel_storage.results.model_objects import deserialize, is_model_object
-from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
+from otel_storage.results.status import FAILED, PipelineTaskStatus
 from otel_storage.testing.pipelines import RecordingReporter
 
 PENDING, RUNNING, DONE = PipelineTaskStatus.PENDING, PipelineTaskStatus.RUNNING, PipelineTaskStatus.DONE
@@ -311,7 +311,7 @@ def test_related_managers() -> None:
     assert execution.task_result_count == 1
 
 
-@pytest.mark.parametrize("status", [RUNNING, *FINAL], ids=lambda status: str(status.value))
+@pytest.mark.parametrize("status", [RUNNING, *PipelineTaskStatus.final_statuses()], ids=lambda status: status.value)
 def test_a_report_by_default(
     reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch, status: PipelineTaskStatus
 ) -> None:
