@@ -29,7 +29,7 @@ from otel_storage.testing.receiver import (
     Slow,
 )
 from tests.chaos import journal
-from tests.chaos.images import Image, images
+from tests.chaos.images import Id, Image, images
 from tests.chaos.ports import free_port
 
 NAME = "received"
@@ -146,7 +146,7 @@ class Endpoint:
 
 def receive(orders: Connection, port: int, folder: Path, seed: str, timeout: float) -> None:
     """Receive as the orders say, until there are none any more: the process."""
-    receiver = _Journaling(port, folder)
+    receiver = JournalingReceiver(port, folder)
     receiver.start()
     is_open = True
     told = journal.Journal(folder, FAULTS)
@@ -249,7 +249,7 @@ _NAMES = {
 }
 
 
-class _Journaling(OtlpReceiver):
+class JournalingReceiver(OtlpReceiver):
     """Writes down every span that it takes, before the answer leaves, and keeps nothing in memory."""
 
     def __init__(self, port: int, folder: Path) -> None:
@@ -264,10 +264,15 @@ class _Journaling(OtlpReceiver):
         self._journal.write(*(_as_entry(image) for image in found if image.id in taken))
 
 
-def received(folder: Path) -> Iterator[Image]:
-    """Every span that any receiver of the folder took, as often as it did."""
+def received(folder: Path, *, whole: frozenset[Id] = frozenset()) -> Iterator[Image]:
+    """Every span that any receiver of the folder took, as often as it did, in that order.
+
+    There may be very many: only those of the ids that are to be ``whole`` have their bytes.
+    """
     for trace_id, span_id, parent, start, end, digest, packed in journal.read(folder, NAME):
-        yield Image((trace_id, span_id), parent, start, end, digest, zlib.decompress(base64.b85decode(packed)))
+        id_ = trace_id, span_id
+        span = zlib.decompress(base64.b85decode(packed)) if id_ in whole else b""
+        yield Image(id_, parent, start, end, digest, span)
 
 
 def _as_entry(image: Image) -> list[Any]:

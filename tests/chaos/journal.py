@@ -36,8 +36,8 @@ class Journal:
 
 
 def read(folder: Path, name: str) -> Iterator[Any]:
-    """All entries of that name, of all processes; those of one process in the order they were written."""
-    for path in sorted(folder.glob(f"{name}.*")):
+    """All entries of that name: a process's in the order they were written, those of the first process first."""
+    for path in sorted(folder.glob(f"{name}.*"), key=lambda path: int(path.suffix[1:])):
         with path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):

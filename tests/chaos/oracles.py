@@ -39,8 +39,10 @@ class Findings:
     invented: list[Id] = field(default_factory=list)
     changed: list[Id] = field(default_factory=list)
     """Spans that arrived with other bytes than the database says, or with different ones each time."""
+    differences: list[str] = field(default_factory=list)
+    """What some of them should have been, and were."""
     misplaced: list[str] = field(default_factory=list)
-    """Traces that do not have one root which contains its children."""
+    """Traces that do not have one root which contains its children, and arrives after the task results."""
     late: int = 0
     """Spans outside of their run's root, that began when the run had settled: as documented."""
     two_winners: list[str] = field(default_factory=list)
@@ -54,12 +56,13 @@ class Findings:
             ("lost", self.lost),
             ("invented", self.invented),
             ("changed bytes", self.changed),
-            ("without one root that contains them", self.misplaced),
+            ("out of place", self.misplaced),
             ("two winners", self.two_winners),
             ("left", self.left),
         ):
             if found:
                 yield f"{len(found)} {name}: {', '.join(map(str, found[:_MOST_EXAMPLES]))}"
+        yield from self.differences
 
 
 def judge(storage: SqlPipelineStorage, folder: Path, quiet: float) -> Findings:
@@ -80,38 +83,57 @@ def judge(storage: SqlPipelineStorage, folder: Path, quiet: float) -> Findings:
                 changed.add(image.id)
     findings.received = len(first)
     missing = set(first)
-    for images in _expected(storage):
-        findings.expected += len(images)
-        for image in images:
-            missing.discard(image.id)
-            arrived = first.get(image.id)
-            if arrived is None:
-                findings.lost.append(image.id)
-            elif arrived.digest != image.digest:
-                changed.add(image.id)
+    wanted: dict[Id, Image] = {}
+    task_results: set[Id] = set()
+    for image, is_task_result in _expected(storage):
+        findings.expected += 1
+        if is_task_result:
+            task_results.add(image.id)
+        missing.discard(image.id)
+        arrived = first.get(image.id)
+        if arrived is None:
+            findings.lost.append(image.id)
+        elif arrived.digest != image.digest or image.id in changed:
+            changed.add(image.id)
+            wanted[image.id] = image
     findings.invented = sorted(missing)
     findings.changed = sorted(changed)
-    _judge_traces(findings, first.values(), quiet)
+    findings.differences = list(_differences(folder, wanted))
+    _judge_traces(findings, first.values(), task_results, quiet)
     findings.two_winners = list(_two_winners(storage, folder))
     return findings
 
 
-def _expected(storage: SqlPipelineStorage) -> Iterator[list[Image]]:
-    """The spans of all runs, made anew, some runs at a time."""
+def _expected(storage: SqlPipelineStorage) -> Iterator[tuple[Image, bool]]:
+    """The spans of all runs, made anew, some runs at a time, and whether each is a task result's."""
     for ids in _chunks(_ids(storage, schema.pipeline_execution)):
         with storage.database.read() as connection:
             table = schema.task_result
             statement = select(table.c.id).where(table.c.execution_id.in_(ids), table.c.status.in_(FINAL))
             task_results = snapshots.task_results(connection, list(connection.execute(statement).scalars()))
             runs = snapshots.runs(connection, ids)
-        spans = [task_result_span(each) for each in task_results.values()]
-        for run in runs.values():
-            spans += run_spans(run)
-        yield list(expected_images(spans))
+        for image in expected_images(task_result_span(each) for each in task_results.values()):
+            yield image, True
+        for image in expected_images(span for run in runs.values() for span in run_spans(run)):
+            yield image, False
 
 
-def _judge_traces(findings: Findings, arrived: Iterable[Image], quiet: float) -> None:
-    """Each trace has one root, and each span is within its parent; but for those that began after the run settled."""
+def _differences(folder: Path, wanted: dict[Id, Image]) -> Iterator[str]:
+    """What the first spans whose bytes changed should have been, and were."""
+    ids = frozenset(list(wanted)[:_MOST_EXAMPLES])
+    arrived: dict[Id, set[str]] = defaultdict(set)
+    for image in received(folder, whole=ids) if ids else ():
+        if image.id in ids:
+            arrived[image.id].add(str(image))
+    for id_ in ids:
+        yield f"{id_} should be {wanted[id_]}, and was {' and '.join(sorted(arrived[id_]))}"
+
+
+def _judge_traces(findings: Findings, arrived: Iterable[Image], task_results: set[Id], quiet: float) -> None:
+    """Each trace has one root, which arrives after the task results, and each span is within its parent.
+
+    But for task results that began after the run had settled.
+    """
     traces: dict[str, dict[str, Image]] = defaultdict(dict)
     for image in arrived:
         traces[image.id[0]][image.id[1]] = image
@@ -121,15 +143,18 @@ def _judge_traces(findings: Findings, arrived: Iterable[Image], quiet: float) ->
             findings.misplaced.append(f"{trace_id} has {len(roots)} roots")
             continue
         [root] = roots
+        has_root = False
         for span in spans.values():
+            has_root = has_root or span is root
             parent = spans.get(span.parent)
-            if span is root or (parent and parent.start <= span.start and span.end <= parent.end):
+            is_within = span is root or (parent and parent.start <= span.start and span.end <= parent.end)
+            if is_within and not (has_root and span.id in task_results):
                 continue
             # The time of a change is taken before its transaction, which may wait for others.
             if span.start - root.end >= quiet / 2 * 1e9:
                 findings.late += 1
             else:
-                findings.misplaced.append(f"{trace_id}/{span.id[1]} is not within its parent")
+                findings.misplaced.append(f"{trace_id}/{span.id[1]} is not within its parent, or came after its root")
 
 
 def _two_winners(storage: SqlPipelineStorage, folder: Path) -> Iterator[str]:
