@@ -204,8 +204,10 @@ def _store(connection: Connection, run: _Run) -> None:
             run.pipeline_results[level.parent].include(level.start, level.end)
     for level in run.pipeline_results.values():
         run.execution.include(level.start, level.end)
-    # From the top down, as transitions and a cleanup lock them.
-    _update(connection, schema.pipeline_execution, [run.execution])
+    # From the top down, as transitions and a cleanup lock them. Of two senders, one that was so slow that its lease ran
+    # out, the first has its way: it may have sent spans of what it stored.
+    if not _update(connection, schema.pipeline_execution, [run.execution]):
+        return
     _update(connection, schema.pipeline_result, run.pipeline_results.values())
     _update(connection, schema.task_execution, run.task_executions.values())
 
@@ -219,7 +221,8 @@ _WORST_FIRST = (
 )
 
 
-def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> None:
+def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> bool:
+    """Store what the levels' spans are made from, unless that has been done; whether it was done now."""
     rows = [
         {
             "record_id": level.id,
@@ -231,8 +234,10 @@ def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> Non
         for level in levels
         if level.end is not None
     ]
-    if rows:
-        values: dict[str, Any] = {
-            name: bindparam(name) for name in ("span_start", "span_end", "span_status", "span_outcome")
-        }
-        connection.execute(update(table).where(table.c.id == bindparam("record_id")).values(values), rows)
+    if not rows:
+        return False
+    values: dict[str, Any] = {
+        name: bindparam(name) for name in ("span_start", "span_end", "span_status", "span_outcome")
+    }
+    statement = update(table).where(table.c.id == bindparam("record_id"), table.c.span_end.is_(None)).values(values)
+    return connection.execute(statement, rows).rowcount != 0
