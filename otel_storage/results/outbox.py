@@ -8,7 +8,7 @@ held becomes free again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -147,8 +147,8 @@ class Outbox(Protocol):
         settled are looked at again later.
         """
 
-    def renew(self, token: str, lease: timedelta) -> bool:
-        """Prolong the lease; False if it has been lost to another sender."""
+    def renew(self, token: str, reference_ids: Sequence[int], lease: timedelta) -> Collection[int]:
+        """Prolong the lease on the references; returns those that have not been lost to another sender."""
 
     def settle(self, token: str, reference_ids: Sequence[int]) -> int:
         """Remove references whose spans were accepted; returns how many of them the token still held."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _outbox = schema.outbox
 _CHUNK = 500
+"""References changed by one statement, and in one transaction where there may be many."""
+
+_LOOK = 10_000
+"""References looked for at once, to be changed."""
 
 WAITING = "waiting"
 HELD = "held"
@@ -38,6 +42,8 @@ class SqlOutbox:
         self._database = database
         self._clock = clock
         self.senders = SqlSenders(database, clock)
+        self._oldest: datetime | None = None
+        """No reference that is still to be sent is older than this; None if nobody has looked."""
 
     def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
         """Claim references of task results that are due, oldest first."""
@@ -62,10 +68,19 @@ class SqlOutbox:
             found = snapshots.runs(connection, [row.record_id for row in settled])
         return self._claims(token, settled, found, looked_at=len(rows))
 
-    def renew(self, token: str, lease: timedelta) -> bool:
-        """Prolong the lease; False if it has been lost."""
-        statement = update(_outbox).where(_outbox.c.token == token).values(leased_until=self._clock() + lease)
-        return self._database.write(lambda connection: connection.execute(statement).rowcount) > 0
+    def renew(self, token: str, reference_ids: Sequence[int], lease: timedelta) -> Collection[int]:
+        """Prolong the lease; returns those of the references that it is still on."""
+        values = {"leased_until": self._clock() + lease}
+        renewed = self._for_held(
+            token,
+            reference_ids,
+            lambda connection, held: connection.execute(update(_outbox).where(held).values(values)).rowcount,
+        )
+        if renewed == len(reference_ids):
+            return reference_ids
+        with self._database.read() as connection:
+            found = select(_outbox.c.id).where(_outbox.c.id.in_(reference_ids), _outbox.c.token == token)
+            return connection.execute(found).scalars().all()
 
     def settle(self, token: str, reference_ids: Sequence[int]) -> int:
         """Remove references whose spans were accepted."""
@@ -91,25 +106,24 @@ class SqlOutbox:
     def expire(self, max_age: timedelta) -> int:
         """Mark references older than ``max_age`` as expired; returns how many."""
         now = self._clock()
-        is_old = and_(
-            _outbox.c.state.in_((WAITING, HELD)),
-            _outbox.c.due.is_not(None),
-            _outbox.c.created < now - max_age,
-            _is_free(now),
-        )
-        if not self._exists(is_old):
+        # To find that nothing is old takes a look at all there is.
+        if self._oldest is not None and self._oldest >= now - max_age:
             return 0
-        statement = update(_outbox).where(is_old).values(state=EXPIRED)
-        return self._database.write(lambda connection: connection.execute(statement).rowcount)
+        expired = 0
+        if (oldest := self._find_oldest(now)) < now - max_age:
+            expired = self._change(and_(_IS_UNSENT, _outbox.c.created < now - max_age, _is_free(now)), state=EXPIRED)
+            oldest = self._find_oldest(now)
+        self._oldest = oldest
+        return expired
 
     def hasten(self, *, held_only: bool = False) -> None:
         """Make due now the runs that are held and, unless ``held_only``, what waits for its next attempt."""
         now = self._clock()
-        states = (HELD,) if held_only else (WAITING, HELD)
-        is_late = and_(_outbox.c.state.in_(states), _outbox.c.due > now, _is_free(now))
-        if self._exists(is_late):
-            statement = update(_outbox).where(is_late).values(due=now)
-            self._database.write(lambda connection: connection.execute(statement))
+        is_late = and_(_outbox.c.due > now, _is_free(now))
+        if not held_only:
+            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == TASK_RESULT, is_late), due=now)
+            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == EXECUTION, is_late), due=now)
+        self._change(and_(_outbox.c.state == HELD, _outbox.c.kind == EXECUTION, is_late), due=now)
 
     def last_id(self) -> int:
         """The id of the newest reference; 0 if there is none."""
@@ -161,13 +175,16 @@ class SqlOutbox:
         token = uuid.uuid4().hex
         now = self._clock()
         due_by = now if due_by is None else due_by
-        is_claimable = and_(_outbox.c.state.in_(states), _outbox.c.kind == kind, _outbox.c.due <= due_by, _is_free(now))
+        due = [
+            and_(_outbox.c.state == state, _outbox.c.kind == kind, _outbox.c.due <= due_by, _is_free(now))
+            for state in states
+        ]
         # A look without the write lock: an idle sender must not make writers wait.
-        if not self._exists(is_claimable):
+        if not any(self._exists(condition) for condition in due):
             return token, ()
 
         def work(connection: Connection) -> Sequence[Any]:
-            rows = _oldest(connection, is_claimable, states, limit)
+            rows = _oldest(connection, due, limit)
             if rows:
                 connection.execute(
                     update(_outbox)
@@ -177,6 +194,26 @@ class SqlOutbox:
             return rows
 
         return token, self._database.write(work)
+
+    def _find_oldest(self, now: datetime) -> datetime:
+        """When the oldest reference was written that is still to be sent; now, if there is none."""
+        with self._database.read() as connection:
+            oldest: datetime | None = connection.execute(select(func.min(_outbox.c.created)).where(_IS_UNSENT)).scalar()
+        return now if oldest is None else min(oldest, now)
+
+    def _change(self, condition: ColumnElement[bool], **values: Any) -> int:
+        """Change the references that meet the condition until none is left; in transactions that let writers in."""
+        found = select(_outbox.c.id).where(condition).limit(_LOOK)
+        changed, before = 0, -1
+        while changed > before:
+            before = changed
+            with self._database.read() as connection:
+                ids = connection.execute(found).scalars().all()
+            for start in range(0, len(ids), _CHUNK):
+                # Found by their ids; what is asked again is whether a sender has come between.
+                part = and_(_outbox.c.id.in_(ids[start : start + _CHUNK]), _is_free(self._clock()))
+                changed += self._database.write_aside(update(_outbox).where(part).values(values))
+        return changed
 
     def _exists(self, condition: ColumnElement[bool]) -> bool:
         with self._database.read() as connection:
@@ -237,19 +274,22 @@ class SqlOutbox:
         return self._database.write(for_each_chunk) if reference_ids else 0
 
 
-def _oldest(connection: Connection, condition: ColumnElement[bool], states: Sequence[str], limit: int) -> Sequence[Any]:
-    """Lock the references that meet the condition and have been due for the longest."""
+def _oldest(connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int) -> Sequence[Any]:
+    """Lock the references that meet one of the conditions, a state each, and have been due for the longest."""
     statement = (
         select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts, _outbox.c.due)
-        .where(condition)
-        .order_by(_outbox.c.due, _outbox.c.id)
+        .order_by(_outbox.c.due)
         .limit(limit)
         # Lets senders work side by side; SQLite has none, but its write lock is held.
         .with_for_update(skip_locked=True)
     )
-    # A state at a time, which the index has in order: MariaDB locks all that it has to sort, however few are taken.
-    rows = [row for state in states for row in connection.execute(statement.where(_outbox.c.state == state))]
+    # A state at a time, which the index has in order: what has to be sorted is read, and on MariaDB locked, whole.
+    rows = [row for condition in conditions for row in connection.execute(statement.where(condition))]
     return sorted(rows, key=lambda row: (row.due, row.id))[:limit]
+
+
+_IS_UNSENT = and_(_outbox.c.state.in_((WAITING, HELD)), _outbox.c.due.is_not(None))
+"""Whether the reference is of a final record, and still to be sent."""
 
 
 _FREE: dict[str, Any] = {"token": None, "leased_until": None}

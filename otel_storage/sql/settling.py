@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, func, select, update
+from sqlalchemy import Connection, and_, bindparam, case, func, select, update
 
 from otel_storage.results.outbox import Settling
 from otel_storage.results.status import FINAL, PipelineTaskStatus
@@ -185,12 +185,18 @@ def _results(
 def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, tuple[int, datetime]]:
     """How many references of task results the runs still have, and when the first of them is due."""
     outbox = schema.outbox
+    # No condition: SQLite would take the index of the states for it, and look at all there is.
+    is_unsent = and_(outbox.c.kind == TASK_RESULT, outbox.c.state == "waiting")
     statement = (
-        select(outbox.c.execution_id, func.count().label("number"), func.min(outbox.c.due).label("due"))
-        .where(outbox.c.execution_id.in_(execution_ids), outbox.c.kind == TASK_RESULT, outbox.c.state == "waiting")
+        select(
+            outbox.c.execution_id,
+            func.sum(case((is_unsent, 1), else_=0)).label("number"),
+            func.min(case((is_unsent, outbox.c.due))).label("due"),
+        )
+        .where(outbox.c.execution_id.in_(execution_ids))
         .group_by(outbox.c.execution_id)
     )
-    return {row.execution_id: (row.number, row.due) for row in connection.execute(statement)}
+    return {row.execution_id: (int(row.number), row.due) for row in connection.execute(statement) if row.number}
 
 
 def _store(connection: Connection, run: _Run) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from otel_storage.results.forking import forks_allowed, no_fork
 from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
 from otel_storage.results.snapshots import RunSnapshot
-from otel_storage.telemetry.acknowledgement import ExportOutcome, Verdict
+from otel_storage.telemetry.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 from otel_storage.telemetry.spans import run_spans, task_result_span
 
 if TYPE_CHECKING:
@@ -101,13 +101,11 @@ class _Round:
     """What the requests of one claim have in common."""
 
     token: str
+    held: set[int]
+    """The references of the claim that this sender still has."""
     report: DeliveryReport
     searches: int = MAX_SEARCHES
     """How many more requests may be made in search of a span that is never taken."""
-
-
-class _LeaseLost(Exception):
-    """Another sender has taken over: it sends the same spans."""
 
 
 class Sender:
@@ -155,17 +153,14 @@ class Sender:
         # Before anything is claimed: who cannot send takes nothing from those who can.
         self._opened()
         report = DeliveryReport(expired=self._expire())
-        try:
-            for claims in self._claims(should_stop):
-                round_ = _Round(claims.token, report)
-                for units in _requests(self._units(claims, report)):
-                    self._send(round_, units)
-                    if on_progress is not None:
-                        on_progress(report)
-                if report.error:
-                    break
-        except _LeaseLost:
-            logger.info("another sender has taken over references whose lease ran out")
+        for claims in self._claims(should_stop):
+            round_ = _Round(claims.token, {claim.reference_id for claim in claims.claims}, report)
+            for units in _requests(self._units(claims, round_)):
+                self._send(round_, units)
+                if on_progress is not None:
+                    on_progress(report)
+            if report.error:
+                break
         return report
 
     def close(self) -> None:
@@ -212,7 +207,7 @@ class Sender:
                 break
             yield claims
 
-    def _units(self, claims: Claims, report: DeliveryReport) -> Iterator[_Unit]:
+    def _units(self, claims: Claims, round_: _Round) -> Iterator[_Unit]:
         for claim in claims.claims:
             try:
                 yield _Unit(claim, _spans(claim))
@@ -220,7 +215,8 @@ class Sender:
                 reason = f"no span could be made of it: {type(error).__name__}: {error}"
                 logger.exception("reference %d is set aside", claim.reference_id)
                 self._outbox.refuse(claims.token, [claim.reference_id], error=reason)
-                report.refused += 1
+                round_.held.discard(claim.reference_id)
+                round_.report.refused += 1
 
     def _send(self, round_: _Round, units: Sequence[_Unit]) -> None:
         """Send the spans of the units in one request or more, and settle what the verdict is clear on."""
@@ -238,11 +234,12 @@ class Sender:
                 reason = next(iter(unit.refusals.values()))
                 self._outbox.refuse(round_.token, [unit.claim.reference_id], error=reason)
                 report.refused += 1
-        failed = [unit.claim for unit in units if not unit.is_complete]
+        failed = [unit.claim for unit in units if not unit.is_complete and unit.claim.reference_id in round_.held]
         if failed:
             report.delay = max(report.delay, _delay(min(claim.attempts for claim in failed)))
             ids = [claim.reference_id for claim in failed]
             self._outbox.release(round_.token, ids, delay=report.delay, error=report.error)
+        round_.held.difference_update(unit.claim.reference_id for unit in units)
 
     def _export(self, items: Sequence[_Item], round_: _Round) -> bool:
         """Export the spans; whether every one of them was accepted or refused."""
@@ -258,10 +255,15 @@ class Sender:
         return False
 
     def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
-        """One request, and what it came to."""
+        """One request, and what it came to; without what another sender has taken over, which sends it itself."""
         exporter = self._opened()
-        if not self._outbox.renew(round_.token, self._rules.lease):
-            raise _LeaseLost
+        left = self._outbox.renew(round_.token, sorted(round_.held), self._rules.lease)
+        if len(left) < len(round_.held):
+            logger.info("another sender has taken over references whose lease ran out")
+            round_.held.intersection_update(left)
+        items = [(unit, place) for unit, place in items if unit.claim.reference_id in round_.held]
+        if not items:
+            return ACCEPTED
         with forks_allowed():
             outcome = exporter.export([unit.spans[place] for unit, place in items])
         self._is_accepting = outcome.verdict is not Verdict.RETRY

@@ -126,7 +126,9 @@ class TestSession:
         with closing(still), closing(traced_on(still)) as traced:
             run_through(traced, "traced")
             claims = still.outbox.claim_task_results(10, LEASE)
-            assert still.outbox.renew(claims.token, LEASE)
+            ids = [claim.reference_id for claim in claims.claims]
+            assert ids
+            assert set(still.outbox.renew(claims.token, ids, LEASE)) == set(ids)
 
 
 class TestValues:

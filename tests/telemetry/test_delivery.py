@@ -354,7 +354,7 @@ def test_only_the_holder_of_the_lease_settles(bench: Bench) -> None:
     ids_ = [claim.reference_id for claim in slow.claims]
     assert ids_ == [claim.reference_id for claim in quick.claims]
     assert outbox.settle(slow.token, ids_) == 0
-    assert outbox.renew(slow.token, timedelta(seconds=60)) is False
+    assert outbox.renew(slow.token, ids_, timedelta(seconds=60)) == []
     assert outbox.settle(quick.token, ids_) == 2
 
 
