@@ -217,9 +217,10 @@ class IdSource:
         return self._connection.execute(select(func.nextval(sequence)).select_from(numbers)).scalars().all()
 
     def _in_order(self, table: Table, rows: list[Row]) -> Iterable[int]:
-        """The ids of the run's rows: within a transaction they grow from row to row, though there may be gaps."""
+        """The ids of the runs' rows: within a transaction they grow from row to row, though there may be gaps."""
         run = "run_id" if table is schema.pipeline_execution else "execution_id"
-        statement = select(table.c.id).where(table.c[run] == rows[0][run]).order_by(table.c.id)
+        runs = list(dict.fromkeys(row[run] for row in rows))
+        statement = select(table.c.id).where(table.c[run].in_(runs)).order_by(table.c.id)
         return self._connection.execute(statement).scalars().all()
 
 
