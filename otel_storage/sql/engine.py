@@ -13,7 +13,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Executable, create_engine, event, func, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    Executable,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -408,7 +419,27 @@ def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:
         ) from None
     if backend == "sqlite":
         _configure_sqlite(engine, durable, timeout or BUSY_TIMEOUT)
+    else:
+        _give_up_when_interrupted(engine)
     return engine
+
+
+def _give_up_when_interrupted(engine: Engine) -> None:
+    """Give a connection up that an exception interrupted which is not its driver's.
+
+    A signal's handler raised it while an answer was waited for, as Celery's soft time limit does. A rollback would run
+    into that answer, and fail: its error would hide the exception, and might have the transaction run again.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def give_up(context: ExceptionContext) -> None:
+        is_the_drivers = isinstance(context.original_exception, engine.dialect.loaded_dbapi.Error)
+        # A value that cannot be sent is found before anything is.
+        is_on_its_way = context.execution_context is not None or context.statement is None
+        if not is_the_drivers and is_on_its_way:
+            context.is_disconnect = True
+            # The others are as good as before.
+            context.invalidate_pool_on_disconnect = False
 
 
 def _configure_sqlite(engine: Engine, durable: bool, timeout: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import sys
@@ -673,6 +674,39 @@ class TestLostConnection:
         assert attempts == [1] * ATTEMPTS
         assert len(pauses) == ATTEMPTS - 1
         assert pauses == sorted(set(pauses))
+
+
+class _TimeIsUp(Exception):
+    """What a signal's handler raises, wherever the main thread is: Celery's soft time limit, say."""
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+def test_a_signal_that_raises_in_the_middle_of_a_statement(server_url: str, how: str) -> None:
+    """It comes out as it is, and its connection, which still waits for an answer, is not used again."""
+    statement = text("SELECT SLEEP(60)" if "mariadb" in server_url else "SELECT pg_sleep(60)")
+
+    def raise_it(*_: object) -> None:
+        raise _TimeIsUp
+
+    def run(storage: SqlPipelineStorage) -> None:
+        if how == "write":
+            storage.database.write(lambda connection: connection.execute(statement))
+        with storage.database.read() as connection:
+            connection.execute(statement)
+
+    with closing(SqlPipelineStorage(server_url)) as storage:
+        storage.upgrade()
+        before = signal.signal(signal.SIGALRM, raise_it)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with pytest.raises(_TimeIsUp):
+                run(storage)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        with storage.database.read() as connection:
+            assert connection.execute(text("SELECT 42")).scalar() == 42
+        assert storage.database.write(lambda connection: connection.execute(text("SELECT 43")).scalar()) == 43
 
 
 def test_deadlock(server_url: str) -> None:
