@@ -30,7 +30,7 @@ class Guard:
             return work(*args, **kwargs)
         except Exception as error:
             self.failures += 1
-            cause = f"{work.__name__}: {type(error).__name__}: {error}"
+            cause = f"{type(error).__name__}: {error}"
             if cause not in self._logged and len(self._logged) < _MOST_CAUSES:
                 self._logged.add(cause)
                 logger.exception("a run goes on without part of its telemetry")

@@ -162,6 +162,10 @@ class Database:
                 if error.connection_invalidated and self.is_mariadb:
                     with self._connect() as connection:
                         mariadb.refuse_oversized(error, connection)
+            except DatabaseUnavailable as error:
+                # It may be writable by now: the connection was an old one.
+                if attempt > 1 or not _is_not_writable(error.__cause__):
+                    raise
         return self._transaction(work)
 
     def write_aside(self, statement: Executable) -> int:
@@ -287,7 +291,12 @@ class Database:
                 yield connection
             except DBAPIError as error:
                 if _is_not_writable(error):
+                    # SQLite opened the file for reading alone, and these connections would stay so.
+                    connection.invalidate()
+                    self.dispose()
                     raise DatabaseUnavailable(self._unavailable(error.orig)) from error
+                if (mend := _mend_of_full_disk(error.orig)) is not None:
+                    raise DatabaseUnavailable(f"cannot write to {self.url}: {_one_line(error.orig)}; {mend}") from error
                 raise
 
     def _is_conflict(self, error: DBAPIError) -> bool:
@@ -296,8 +305,10 @@ class Database:
         return getattr(error.orig, "sqlstate", None) in _CONFLICT_STATES
 
     def _unavailable(self, error: BaseException | None) -> str:
-        cause = " ".join(str(error).split())
-        if self.dialect == "sqlite":
+        cause = _one_line(error)
+        if (full := _mend_of_full_disk(error)) is not None:
+            mend = full
+        elif self.dialect == "sqlite":
             mend = "check that the folder exists and that the file may be written and is a SQLite database"
         else:
             mend = "check that the server runs, and the URL's host, port, user, password and database name"
@@ -474,8 +485,35 @@ def _switch_to_wal(cursor: Any, timeout: float) -> None:
         time.sleep(0.01)
 
 
-def _is_not_writable(error: DBAPIError) -> bool:
+def _is_not_writable(error: BaseException | None) -> bool:
     """Whether SQLite says, only when it comes to a statement, that the file or its folder may not be written."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
+    return isinstance(error, DBAPIError) and _sqlite_code(error.orig) in {
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+
+
+def _mend_of_full_disk(error: BaseException | None) -> str | None:
+    """What to do where the database could not be written although it was reached; None for any other error."""
+    key = _sqlite_code(error) or getattr(error, "sqlstate", None)
+    return None if key is None else _MENDS.get(key)
+
+
+_MENDS: dict[int | str, str] = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    # A quota and a limit on the size of files are such errors too.
+    sqlite3.SQLITE_IOERR: "check its disk, and the room, the quota and the limit on the size of files there",
+    "53100": "make room on the server's disk",
+    "25006": "the server takes no writes: name the primary in the URL, or unset default_transaction_read_only",
+}
+"""By SQLite's primary result codes, and the SQLSTATEs of PostgreSQL."""
+
+
+def _sqlite_code(error: BaseException | None) -> int | None:
+    code = getattr(error, "sqlite_errorcode", None)
     # The lower byte is the primary code, https://www.sqlite.org/rescode.html.
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+    return None if code is None else code & 0xFF
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())
