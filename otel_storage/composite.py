@@ -11,7 +11,7 @@ from sqlalchemy import URL
 
 from otel_storage.results import clock as clocks
 from otel_storage.results import config
-from otel_storage.results.base import PipelineStorage
+from otel_storage.results.base import HostRecord, PipelineStorage
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.outbox import Settling
 from otel_storage.sql.storage import SqlPipelineStorage
@@ -29,8 +29,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 Seconds = float | timedelta
 
 
-COPIES_TIMEOUT = 5.0
-"""Seconds that a run of another storage waits, at most, for the database of its copies."""
+COPIES_PATIENCE = 5.0
+"""Seconds that a run of another storage waits for the database of its copies to answer, at most."""
 
 
 def _forwarded(method: Method) -> Method:
@@ -40,7 +40,7 @@ def _forwarded(method: Method) -> Method:
     @wraps(method)
     def forward(self: OtelPipelineStorage, *args: Any, **kwargs: Any) -> Any:
         found = getattr(self.storage, name)(*args, **kwargs)
-        if self._watch is not None:
+        if self._watch is not None and isinstance(found, HostRecord):
             self._watch.see(found)
         return found
 
@@ -202,7 +202,8 @@ class OtelPipelineStorage(PipelineStorage):
         from otel_storage.sql.records import SqlRecord
         from otel_storage.watch.storage import StorageWatch
 
-        return StorageWatch(self.storage, SqlCopies(self.records.database), self.records.clock, SqlRecord)
+        copies = SqlCopies(self.records.database.with_patience(COPIES_PATIENCE))
+        return StorageWatch(self.storage, copies, self.records.clock, SqlRecord)
 
     def _open_exporter(self) -> AcknowledgedExporter:
         from otel_storage.telemetry.exporting import open_exporter
@@ -254,7 +255,7 @@ def _records(storage: PipelineStorage, outbox_url: str | URL | None, durable: bo
     """The storage itself, if it keeps its records in our tables; else one on the database beside it."""
     if not isinstance(storage, SqlPipelineStorage):
         try:
-            return SqlPipelineStorage(outbox_url, durable=durable, timeout=COPIES_TIMEOUT, clock=clock)
+            return SqlPipelineStorage(outbox_url, durable=durable, clock=clock)
         except ConfigurationError as error:
             raise ConfigurationError(f"outbox_url: {error}") from error
     if outbox_url is not None:

@@ -79,6 +79,9 @@ class RecordChange:
 class RunCopies(Protocol):
     """Where the copies are kept; every method is a transaction of its own, and may raise what the database does."""
 
+    def close(self) -> None:
+        """Close what is open."""
+
     def add(self, run: RunCopy) -> None:
         """Keep the copy of a new run, and write the reference to its parents' spans if it is sampled."""
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 logger = logging.getLogger("otel_storage")
 
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds that a fork waits, at most, for what other threads are in the middle of."""
 
 

@@ -45,17 +45,21 @@ def django_settings() -> Any:
     return import_module("django.conf").settings
 
 
-def after_commit(record: object, work: Callable[[], None]) -> None:
-    """Do the work once what was done to the record is committed; never, if that is rolled back.
+def after_commit(records: object, work: Callable[[], None]) -> None:
+    """Do the work once what was done to the records is committed; never, if that is rolled back.
 
-    At once, unless the record is a Django model's and its database is in a transaction (``atomic()``).
+    At once, unless these are a model object or a query set of Django's, and their database is in a transaction
+    (``atomic()``). No query is made.
     """
     models = sys.modules.get("django.db.models")
-    if models is None or not isinstance(record, models.Model):
+    if models is not None and isinstance(records, models.Model):
+        database = records._state.db
+    elif models is not None and isinstance(records, models.QuerySet):
+        database = records.db
+    else:
         work()
         return
-    transaction = import_module("django.db.transaction")
-    transaction.on_commit(work, using=record._state.db)
+    import_module("django.db.transaction").on_commit(work, using=database)
 
 
 def model(app_label: str, model_name: str) -> Any:

@@ -36,11 +36,19 @@ class _Run:
 
 
 class SqlCopies:
-    """The copies in a database of ours; see :class:`~otel_storage.results.copies.RunCopies` for what it promises."""
+    """The copies in a database of ours; see :class:`~otel_storage.results.copies.RunCopies` for what it promises.
+
+    Args:
+        database: The database, with connections for this alone: a run waits for them.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._runs: dict[str, _Run] = {}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.dispose()
 
     def add(self, run: RunCopy) -> None:
         """Keep the copy of a new run.

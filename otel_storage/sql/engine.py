@@ -39,7 +39,7 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
-from otel_storage.results.forking import before_fork, no_fork
+from otel_storage.results.forking import before_fork, forks_allowed, no_fork
 from otel_storage.sql import mariadb, migrate, schema
 
 logger = logging.getLogger("otel_storage")
@@ -81,8 +81,9 @@ class Database:
             ``otel_storage.db`` in Django's ``BASE_DIR``, or in the working directory.
         engine: An engine to use instead; it keeps its own settings, and is not disposed.
         durable: SQLite only: sync every commit to the disk, so that it survives a power cut too.
-        timeout: Seconds to wait for another's lock on SQLite, else 30, or for a server's answer to a new connection,
-            else 10.
+        patience: Seconds that anything is waited for at most, a connection, a lock, or an answer, and nothing is tried
+            twice; None: 30 for SQLite's lock, 10 for a new connection to a server, and as long as it takes for all
+            else.
 
     Raises:
         ConfigurationError: the URL cannot be parsed, its driver is missing, or both arguments are given.
@@ -94,20 +95,32 @@ class Database:
         *,
         engine: Engine | None = None,
         durable: bool = False,
-        timeout: float | None = None,
+        patience: float | None = None,
     ) -> None:
         if engine is not None and url is not None:
             raise ConfigurationError("give a url or an engine, not both")
         self._owned = engine is None
         if engine is None:
-            self._options = _resolve(url), durable, timeout
+            self._options = _resolve(url), durable, patience
             engine = _create_engine(*self._options)
         self.engine = engine
+        self._attempts = ATTEMPTS if patience is None else 1
+        self._has_connected = False
         self._is_file = _is_file(engine.url)
         self._inherited: list[Engine | Pool] = []
         self._schema_checked = False
         self._lock = threading.RLock()
         _databases.add(self)
+
+    def with_patience(self, patience: float) -> Database:
+        """The same database by connections of its own, on which nothing is waited for longer than these seconds.
+
+        One in memory has no second connection: it is this one.
+        """
+        if not self._owned or _is_memory(self.engine.url):
+            return self
+        url, durable, _ = self._options
+        return Database(url, durable=durable, patience=patience)
 
     @property
     def dialect(self) -> str:
@@ -151,7 +164,7 @@ class Database:
             SchemaMismatch: its schema is not this version's.
         """
         self._check_schema()
-        for attempt in range(1, ATTEMPTS):
+        for attempt in range(1, self._attempts):
             try:
                 return self._transaction(work)
             except DBAPIError as error:
@@ -274,7 +287,10 @@ class Database:
     @contextmanager
     def _checked_out(self) -> Iterator[Connection]:
         try:
-            connection = self.engine.connect()
+            # The first connection imports, which no fork may come upon; those after it may wait for a server long.
+            with forks_allowed() if self._has_connected and not self._is_file else nullcontext():
+                connection = self.engine.connect()
+            self._has_connected = True
         except PoolTimeoutError as error:
             raise DatabaseUnavailable(f"no connection to {self.url} came free: {error}") from error
         except (OperationalError, InterfaceError, DatabaseError) as error:
@@ -394,12 +410,12 @@ def _is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and not in_memory
 
 
-def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:
+def _create_engine(url: URL, durable: bool, patience: float | None) -> Engine:
     # Statements' parameters hold input data, which does not belong in an error or a log.
     options: dict[str, Any] = {"hide_parameters": True}
     backend = url.get_backend_name()
     if backend == "sqlite":
-        options["connect_args"] = {"timeout": timeout or BUSY_TIMEOUT, "check_same_thread": False}
+        options["connect_args"] = {"timeout": patience or BUSY_TIMEOUT, "check_same_thread": False}
         if _is_memory(url):
             # The database lives in its one connection, which threads take turns to use.
             options.update(poolclass=QueuePool, pool_size=1, max_overflow=0)
@@ -407,10 +423,10 @@ def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:
         # A query is not run again, so it must not be the one to find that the server was restarted.
         options["pool_pre_ping"] = True
         if backend in mariadb.NAMES:
-            options["connect_args"] = mariadb.connect_arguments(url, max(1, round(timeout or CONNECT_TIMEOUT)))
+            options["connect_args"] = mariadb.connect_arguments(url, CONNECT_TIMEOUT, patience)
             options["isolation_level"] = "READ COMMITTED"
-        elif backend == "postgresql" and "connect_timeout" not in url.query:
-            options["connect_args"] = {"connect_timeout": max(1, round(timeout or CONNECT_TIMEOUT))}
+        elif backend == "postgresql":
+            options["connect_args"] = _postgresql_arguments(url, patience)
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError:
@@ -429,10 +445,24 @@ def _create_engine(url: URL, durable: bool, timeout: float | None) -> Engine:
             "mariadb+pymysql://user:password@host:3306/name"
         ) from None
     if backend == "sqlite":
-        _configure_sqlite(engine, durable, timeout or BUSY_TIMEOUT)
+        _configure_sqlite(engine, durable, patience or BUSY_TIMEOUT)
     else:
         _give_up_when_interrupted(engine)
     return engine
+
+
+def _postgresql_arguments(url: URL, patience: float | None) -> dict[str, Any]:
+    """What libpq is told beyond the URL: https://www.postgresql.org/docs/current/libpq-connect.html."""
+    if patience is None:
+        return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT}
+    milliseconds = int(patience * 1000)
+    limits = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+    return {
+        "connect_timeout": max(1, round(patience)),
+        # A server that does not even acknowledge what it is sent.
+        "tcp_user_timeout": milliseconds,
+        "options": f"{url.query.get('options', '')} {limits}".strip(),
+    }
 
 
 def _give_up_when_interrupted(engine: Engine) -> None:

@@ -29,10 +29,14 @@ UPGRADE_PATIENCE = 600.0
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
 
-def connect_arguments(url: URL, timeout: int) -> dict[str, Any]:
-    """What PyMySQL is told beyond the URL."""
+def connect_arguments(url: URL, timeout: int, patience: float | None = None) -> dict[str, Any]:
+    """What PyMySQL is told beyond the URL; with ``patience``, in seconds, that it waits for nothing longer."""
     arguments: dict[str, Any] = {"charset": "utf8mb4", "sql_mode": _SQL_MODE}
-    if "connect_timeout" not in url.query:
+    if patience is not None:
+        seconds = max(1, round(patience))
+        arguments.update(connect_timeout=seconds, read_timeout=seconds + 1, write_timeout=seconds + 1)
+        arguments["init_command"] = f"SET innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+    elif "connect_timeout" not in url.query:
         arguments["connect_timeout"] = timeout
     if url.password is not None and not str(url.password).isascii():
         # Otherwise it is sent as Latin-1, which no other client does.

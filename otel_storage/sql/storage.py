@@ -47,7 +47,6 @@ class SqlPipelineStorage(PipelineStorage):
             MariaDB, and :meth:`close` leaves it open.
         durable: SQLite only: sync every commit to the disk, so that it survives a power cut and not only a killed
             process.
-        timeout: Seconds to wait, at most, for another's lock on SQLite or for a server to answer a new connection.
         clock: Gives the time now, aware and in UTC.
 
     Raises:
@@ -60,10 +59,9 @@ class SqlPipelineStorage(PipelineStorage):
         *,
         engine: Engine | None = None,
         durable: bool = False,
-        timeout: float | None = None,
         clock: Clock = clocks.now,
     ) -> None:
-        self.database = Database(url, engine=engine, durable=durable, timeout=timeout)
+        self.database = Database(url, engine=engine, durable=durable)
         self.clock = clock
         self.listener: StorageListener | None = None
         """The telemetry on top, which is told of transitions."""

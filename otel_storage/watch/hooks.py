@@ -184,9 +184,10 @@ def _observe(call: Callable[[], Any], report: _Report) -> Any:
     _thread.reports.append(report)
     try:
         result = call()
+        # Not where it raised: the object may say what its storage was never told. What was saved is noted already.
+        _guarded(_note_report, report)
     finally:
         _thread.reports.pop()
-        _guarded(_note_report, report)
         if not _thread.reports:
             _tell(record)
         if is_task_result and status in FINAL:
@@ -202,7 +203,8 @@ def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def save(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if _watchers:
+        fields = kwargs.get("update_fields")
+        if _watchers and (fields is None or "status" in fields):
             _guarded(_note_save, self)
             if not _thread.reports and _thread.noted:
                 _tell(self)

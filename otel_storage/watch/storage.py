@@ -64,6 +64,7 @@ class StorageWatch:
     def close(self) -> None:
         """Watch no longer."""
         hooks.unwatch(self)
+        self._copies.close()
 
     def build_pipeline_execution(
         self,
@@ -91,12 +92,12 @@ class StorageWatch:
         """Let the storage remove runs, and remove their copies."""
         removed: Sequence[str] = self.storage.cleanup(before=before)
         if removed:
-            self._on_copies(self._copies.remove, removed)
+            self._guarded(self._remove_after_commit, removed)
         return removed
 
     def see(self, record: Any) -> None:
         """Hook the classes of records that were not there yet, where this one shows that there are such."""
-        if record is not None and not hooks.is_hooked(type(record)):
+        if not hooks.is_hooked(type(record)):
             hooks.hook_known_classes(self._ours)
 
     def changed(self, record: Any, noted: Sequence[Noted]) -> None:
@@ -119,6 +120,11 @@ class StorageWatch:
     def trace_url(self, record: Any) -> str | None:
         """Where people see the record's trace."""
         return self._guarded(self._of_trace, record, "trace_url")
+
+    def _remove_after_commit(self, run_ids: Sequence[str]) -> None:
+        # It tells which of Django's databases the records are in, where they are in one, and is not read.
+        executions = self.storage.get_pipeline_executions()
+        host.after_commit(executions, partial(self._on_copies, self._copies.remove, run_ids))
 
     def _copy(self, execution: Any, trace: dict[str, Any], created: datetime) -> None:
         run = read_run(execution, trace, created)

@@ -128,6 +128,59 @@ print(json.dumps(found))
     }
 
 
+def test_what_could_not_be_saved_is_not_told(tmp_path: Path) -> None:
+    """A report whose save fails changes no span: what the storage stores afterwards is what is told."""
+    script = """
+import sqlite3
+from django.db import OperationalError, connection
+connection.cursor().execute("PRAGMA busy_timeout = 50")
+execution = build(run_id)
+[result, _] = [result for task in execution.results.get().task_executions.all() for result in task.results.all()]
+with sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None) as other:
+    other.execute("BEGIN IMMEDIATE")
+    errors = 0
+    for propagate in (False, True):
+        try:
+            result.report_status_change(reporter, Status.DONE, propagate=propagate)
+        except OperationalError:
+            errors += 1
+        result.refresh_from_db()
+    other.execute("ROLLBACK")
+found = {"errors": errors, "told": len(sent())}
+result.report_status_change(reporter, Status.RUNTIME_ERROR, message="broken", propagate=False)
+found["status"] = [span.attributes["otel_storage.status"] for span in sent()]
+other_result = OrmTaskResult.objects.exclude(pk=result.pk).get()
+other_result.status = "DONE"
+other_result.save(update_fields=["started"])
+found["without its status"] = len(sent())
+print(json.dumps(found))
+"""
+    assert run_site(script, tmp_path) == {
+        "errors": 2,
+        "told": 0,
+        "status": ["RUNTIME_ERROR"],
+        "without its status": 1,
+    }
+
+
+def test_a_cleanup_that_is_rolled_back_removes_no_copy(tmp_path: Path) -> None:
+    """The copies go when the removal of the runs is committed."""
+    script = """
+run(run_id)
+found = []
+for is_kept in (True, False):
+    try:
+        with transaction.atomic():
+            storage.cleanup()
+            assert not is_kept
+    except AssertionError:
+        pass
+    found.append([OrmPipelineExecution.objects.count(), len(storage.records.get_pipeline_executions())])
+print(json.dumps(found))
+"""
+    assert run_site(script, tmp_path) == [[1, 1], [0, 0]]
+
+
 def test_user_code_has_its_context_in_a_transaction_too(tmp_path: Path) -> None:
     """Within `atomic()`, where the copy of the run is not stored yet, the task's context is the current one."""
     script = """

@@ -14,11 +14,13 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import select
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.base import TaskResult
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.status import PipelineTaskStatus
+from otel_storage.sql import schema
 from otel_storage.sql.copies import SqlCopies
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.telemetry import ids
@@ -490,7 +492,7 @@ def test_copies_that_fail_slowly_are_left_alone(
     open_storage: Open, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database that is locked makes one change wait, not all; after the pause the rest is told again."""
-    monkeypatch.setattr("otel_storage.composite.COPIES_TIMEOUT", 0.2)
+    monkeypatch.setattr("otel_storage.composite.COPIES_PATIENCE", 0.2)
     monkeypatch.setattr(watch_storage, "SLOW_FAILURE", 0.1)
     storage = open_storage()
     execution = build(storage, Task("extract"), Task("load"))
@@ -553,3 +555,23 @@ def test_by_path_and_arguments(open_storage: Open) -> None:
         storage = open_storage(spec)
         assert isinstance(storage.storage, MemoryStorage)
         assert storage.get_pipeline_execution(build(storage).get_run_id()) is not None
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
+def test_a_run_does_not_wait_for_a_lock(engine: str, request: pytest.FixtureRequest, open_storage: Open) -> None:
+    """Rows of the copies that somebody else has locked cost a run the patience at most, and it goes on."""
+    url = request.getfixturevalue(f"{engine}_url")
+    with closing(SqlPipelineStorage(url)) as tables:
+        tables.upgrade()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("otel_storage.composite.COPIES_PATIENCE", 1.0)
+            storage = open_storage(outbox_url=url)
+        execution = build(storage, Task("extract"))
+        [result] = task_results(execution)
+        with tables.database.engine.begin() as other:
+            other.execute(select(schema.task_result.c.id).with_for_update())
+            # Held until the block ends: without a limit the report would never return.
+            result.report_status_change(RecordingReporter(), RUNNING, propagate=False)
+            assert result.get_status() is RUNNING
+    assert storage._watch is not None
+    assert storage._watch._guarded.failures >= 1
