@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from otel_storage.testing.receiver import OtlpReceiver
+from tests import services
 from tests.integration.conftest import RunSite
 from tests.integration.test_eager import ALL
 from tests.integration.trees import span_tree
@@ -33,13 +35,23 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def our_url(database: dict[str, Any], sqlite_url: str) -> Iterator[str]:
+    """A database of our storage's own, on the same engine as Django's."""
+    if database["ENGINE"].endswith("sqlite3"):
+        yield f"{sqlite_url}.ours"
+        return
+    with services.postgresql_database() as url:
+        yield url.render_as_string(hide_password=False)
+
+
 @pytest.mark.parametrize("capture", [[], ["input_data", "config", "objects", "messages"]], ids=["private", "captured"])
 def test_states_and_spans_are_those_of_our_storage(
-    database: dict[str, Any], sqlite_url: str, run_site: RunSite, capture: list[str]
+    database: dict[str, Any], our_url: str, sqlite_url: str, run_site: RunSite, capture: list[str]
 ) -> None:
     """Every pipeline leaves the same states, and the same tree of spans: attributes, events and statuses too."""
     with OtlpReceiver() as receiver:
-        ours = run_site(f"{sqlite_url}.ours", receiver.endpoint, *ALL, "--flush", "--user-spans", capture=capture)
+        ours = run_site(our_url, receiver.endpoint, *ALL, "--flush", "--user-spans", capture=capture)
         our_traces = receiver.traces()
     with OtlpReceiver() as receiver:
         theirs = run_site(
