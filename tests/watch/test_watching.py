@@ -7,6 +7,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -555,6 +556,25 @@ def test_by_path_and_arguments(open_storage: Open) -> None:
         storage = open_storage(spec)
         assert isinstance(storage.storage, MemoryStorage)
         assert storage.get_pipeline_execution(build(storage).get_run_id()) is not None
+
+
+def test_a_start_that_was_not_told(open_storage: Open, exporter: InMemorySpanExporter) -> None:
+    """Where RUNNING did not reach the copies, the final report tells the start with it: the span has its length."""
+    storage = open_storage()
+    execution = build(storage, Task("extract"))
+    [result] = task_results(execution)
+    assert storage._watch is not None
+    storage._watch._resume_at = float("inf")
+    result.report_status_change(RecordingReporter(), RUNNING)
+    storage._watch._resume_at = 0.0
+    result.report_status_change(RecordingReporter(), DONE, propagate=False)
+
+    [span] = deliver(storage, exporter)
+
+    started: Any = result.get_started()
+    assert span.start_time == (started - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+    assert span.attributes is not None
+    assert "otel_storage.queue_time" in span.attributes
 
 
 @pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
