@@ -255,13 +255,17 @@ class Sender:
         return False
 
     def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
-        """One request, and what it came to; without what another sender has taken over, which sends it itself."""
+        """One request, and what it came to; without what was accepted, or another sender has taken over."""
         exporter = self._opened()
         left = self._outbox.renew(round_.token, sorted(round_.held), self._rules.lease)
         if len(left) < len(round_.held):
             logger.info("another sender has taken over references whose lease ran out")
             round_.held.intersection_update(left)
-        items = [(unit, place) for unit, place in items if unit.claim.reference_id in round_.held]
+        items = [
+            (unit, place)
+            for unit, place in items
+            if place not in unit.accepted and unit.claim.reference_id in round_.held
+        ]
         if not items:
             return ACCEPTED
         with forks_allowed():
