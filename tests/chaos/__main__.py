@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shlex
 import shutil
 import sys
@@ -88,9 +89,9 @@ def main(
 
 
 def replay(seed: int) -> str:
-    """The command that makes the same plan again."""
-    arguments = list(sys.argv[1:])
-    if "--seed" not in arguments:
+    """The command that makes the same plan again; passwords are not repeated."""
+    arguments = [re.sub(r"(://[^:/@]*):[^@/]+@", r"\1:***@", argument) for argument in sys.argv[1:]]
+    if not any(argument.startswith("--seed") for argument in arguments):
         arguments += ["--seed", str(seed)]
     return shlex.join(["python", "-m", "tests.chaos", *arguments])
 
