@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import Engine, event, make_url, text
+from sqlalchemy import event, make_url, text
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.exceptions import DatabaseUnavailable
+from otel_storage.sql.copies import SqlCopies
 from otel_storage.sql.storage import SqlPipelineStorage
 from tests.limits import runs
 from tests.limits.children import Child
@@ -61,13 +62,17 @@ def _limit_file_size(storage: OtelPipelineStorage, file: Path) -> Lift:
 
 def _fill_disk(storage: OtelPipelineStorage, file: Path) -> Lift:
     """SQLite's own limit, which is told like a full disk."""
-    engine: Engine = storage.records.database.engine
     pages = [(file.stat().st_size // 4096) + 20]
 
     def limit(connection: Any, *_: Any) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages[0]}")
 
-    event.listen(engine, "checkout", limit)
+    databases = [storage.records.database]
+    if storage._watch is not None:
+        # The copies have connections of their own.
+        databases.append(cast("SqlCopies", storage._watch._copies)._database)
+    for database in databases:
+        event.listen(database.engine, "checkout", limit)
     return lambda: pages.__setitem__(0, 10**6)
 
 
