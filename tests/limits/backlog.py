@@ -67,7 +67,7 @@ def _send(url: str, every: int, as_json: bool) -> tuple[list[dict[str, Any]], in
     """Send all in a process of its own; what it said, and how many spans arrived."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    receiver = context.Process(target=_receive, args=(there,), daemon=True)
+    receiver = context.Process(target=receive, args=(there,), daemon=True)
     receiver.start()
     lines = []
     with subprocess.Popen(
@@ -120,7 +120,7 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _receive(connection: Connection) -> None:
+def receive(connection: Connection) -> None:
     """Take spans, and know how many different ones."""
     known: set[bytes] = set()
 

@@ -1,6 +1,7 @@
 """A process that has much to send, and leaves: ``python -m tests.limits.leaving WAY URL RUNS``.
 
-It prints the time at which it leaves, as seconds since the epoch. WAY is one of those in :data:`WAYS`.
+It prints the time at which it leaves, as seconds since the epoch. WAY is one of those in :data:`WAYS`. The variable
+``TESTS_LIMITS_EXPORTER`` may name an exporter.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ if __name__ == "__main__":
     first = OtelPipelineStorage(url=url, delivery="external")
     for _ in range(int(number)):
         runs.run(first, objects=range(20))
-    storage = OtelPipelineStorage(url=url)
+    storage = OtelPipelineStorage(url=url, exporter=os.environ.get("TESTS_LIMITS_EXPORTER"))
     runs.run(storage)
     # The sender is in the middle of its work.
     time.sleep(1)

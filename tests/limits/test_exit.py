@@ -110,6 +110,18 @@ COLLECTORS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+def test_no_exporter_keeps_a_process_from_leaving(
+    sqlite_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one that does not come back."""
+    monkeypatch.setenv("TESTS_LIMITS_EXPORTER", "tests.limits.test_endpoints.Hanging")
+    code, seconds = leave("return", sqlite_url, "http://127.0.0.1:9")
+    assert code == 0
+    sys.stdout.write(f"with an exporter that hangs: gone after {seconds:.1f} s\n")
+    with closing(SqlPipelineStorage(sqlite_url)) as storage:
+        assert storage.outbox.status().waiting == RUNS * 21 + 3
+
+
 @pytest.mark.parametrize("collector", COLLECTORS)
 def test_no_collector_keeps_a_process_from_leaving(
     collector: str, sqlite_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
