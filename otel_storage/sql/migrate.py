@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+
+_alembic = threading.Lock()
+"""Alembic's ``context`` is one a process: two threads, on two databases, would migrate each other's."""
 
 
 def current(connection: Connection) -> str | None:
@@ -66,7 +70,8 @@ def upgrade(connection: Connection, url: str) -> None:
         _check_tables(connection, url)
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _alembic:
+        command.upgrade(config, "head")
 
 
 def _check_tables(connection: Connection, url: str) -> None:

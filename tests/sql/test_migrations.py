@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -379,6 +381,21 @@ def open_at_once(urls: list[str], *, upgrade: bool) -> None:
         with closing(SqlPipelineStorage(url)) as storage:
             assert storage.current() == SCHEMA_VERSION
             assert {e.run_id for e in storage.get_pipeline_executions()} == {f"run {n}" for n in range(PROCESSES)}
+
+
+def test_threads_make_their_schemas_at_once() -> None:
+    """Storages of one process that make their schemas at the same time do not come into each other's."""
+    barrier = threading.Barrier(4)
+
+    def make(_: int) -> str | None:
+        with closing(SqlPipelineStorage("sqlite://")) as storage:
+            barrier.wait(20)
+            build(storage, "run")
+            return storage.current()
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            assert list(threads.map(make, range(4))) == [SCHEMA_VERSION] * 4
 
 
 def test_processes_open_a_new_file_at_once(sqlite_url: str) -> None:
