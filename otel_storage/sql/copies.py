@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, insert, select
@@ -73,7 +74,12 @@ class SqlCopies:
 
     def apply(self, changes: Sequence[RecordChange]) -> bool:
         """Apply the changes that advance the copies, in one transaction."""
-        known = [(change, run) for change in changes if (run := self._run(change.run_id)) is not None]
+        known = [
+            (change, run)
+            for change in changes
+            # Of a run that is not sampled there is nothing below its execution.
+            if (run := self._run(change.run_id)) is not None and (run.is_sampled or change.kind == EXECUTION)
+        ]
         if not known:
             return False
 
@@ -94,7 +100,7 @@ class SqlCopies:
             part = [str(run_id) for run_id in run_ids[start : start + CHUNK]]
             for run_id in part:
                 self._runs.pop(run_id, None)
-            unsent += self._database.write(lambda connection, part=part: _remove(connection, part))  # type: ignore[misc]
+            unsent += self._database.write(partial(_remove, run_ids=part))
         if unsent:
             logger.warning("cleanup removed with %d runs %d references to unsent spans", len(run_ids), unsent)
 

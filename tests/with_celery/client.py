@@ -23,7 +23,7 @@ from typing import Any
 import django
 
 # The example project's folder is on the path of this process.
-from shop import tracing  # type: ignore[import-not-found]
+from shop import tracing  # type: ignore[import-not-found]  # on the path of manage.py alone
 
 
 def main(arguments: list[str]) -> None:
