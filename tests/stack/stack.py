@@ -1,7 +1,7 @@
-"""The programs of ``collector/`` with the configurations that are shipped there: the very files, on ports of a test's own.
+"""The programs of ``collector/`` with the configurations that are shipped there, on ports of a test's own.
 
-The collector and Jaeger take every address from the environment. Prometheus and Alertmanager take none: of their files a
-copy is made in which addresses are others, see :func:`replaced`.
+The collector and Jaeger take every address from the environment, and the very files. Prometheus and Alertmanager take
+none: of their files a copy is made in which addresses are others, see :func:`replaced`.
 """
 
 from __future__ import annotations

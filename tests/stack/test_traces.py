@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,63 +19,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan
 from tests.stack.processes import fetch, wait_until
-from tests.stack.stack import Collector, Jaeger, JaegerTrace, tags
-from tests.with_celery.traces import statuses, trace_id, tree
+from tests.stack.runs import check, otel_storage
+from tests.stack.stack import Collector, Jaeger, tags
 
 pytestmark = pytest.mark.stack
-
-ROOT = Path(__file__).parents[2]
-
-
-def otel_storage(*arguments: str, folder: Path, endpoint: str, expected: Sequence[int] = (0,)) -> str:
-    """Call the command in a process of its own; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "otel_storage.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode in expected, done.stderr
-    return done.stdout
-
-
-def check(jaeger: Jaeger, storage: SqlPipelineStorage, run_id: str) -> JaegerTrace:
-    """Wait until the trace of the run is whole in Jaeger, and check that it is the run.
-
-    Raises:
-        AssertionError: it is not.
-    """
-    expected = tree(storage, run_id)
-
-    def found() -> dict[str, str]:
-        seen = jaeger.trace(trace_id(run_id))
-        return seen.tree if seen else {}
-
-    wait_until(lambda: len(found()) >= len(expected), f"{len(expected)} spans of {run_id} in Jaeger")
-    told = jaeger.trace(trace_id(run_id))
-    assert told is not None
-    assert told.tree == expected
-    assert [root["spanID"] for root in told.roots] == [id_ for id_, parent in expected.items() if not parent]
-    assert told.warnings == []
-    for span_id, status in statuses(storage, run_id).items():
-        found_tags = tags(told.span(span_id))
-        assert found_tags["otel_storage.status"] == status
-        is_error = status in ("RUNTIME_ERROR", "VALIDATION_ERROR", "CONFIG_ERROR")
-        assert found_tags.get("otel.status_code") == ("ERROR" if is_error else None), (status, found_tags)
-        # A span that failed says why.
-        assert bool(found_tags.get("otel.status_description")) is is_error
-    return told
 
 
 @pytest.fixture(scope="module")
 def demo(module_folder: Path, collector: Collector) -> dict[str, Any]:
     """The demo's runs, delivered to the collector."""
-    told: dict[str, Any] = json.loads(
-        otel_storage("demo", "--json", folder=module_folder, endpoint=collector.endpoint)
-    )
+    told: dict[str, Any] = json.loads(otel_storage("demo", "--json", folder=module_folder, endpoint=collector.endpoint))
     assert told["spans"]["state"] == "delivered", told["spans"]
     return told
 
@@ -109,9 +59,7 @@ def test_the_exception_is_told(jaeger: Jaeger, demo: dict[str, Any], storage: Sq
     [run] = [run for run in demo["runs"] if run["status"] == "RUNTIME_ERROR"]
     told = check(jaeger, storage, run["run_id"])
 
-    [exception] = [
-        tags(log) for span in told.spans for log in span["logs"] if tags(log).get("event") == "exception"
-    ]
+    [exception] = [tags(log) for span in told.spans for log in span["logs"] if tags(log).get("event") == "exception"]
     assert exception["exception.type"] == "LookupError"
     assert "no exchange rate for XAU" in exception["exception.message"]
     assert exception["exception.stacktrace"].startswith("Traceback")
@@ -145,7 +93,9 @@ def compare(sent: ReceivedSpan, told: dict[str, Any]) -> None:
         found.pop(own, None)
     assert found == dict(sent.attributes)
     events = [(each.name, dict(each.attributes)) for each in sent.events]
-    assert [(tags(log)["event"], {k: v for k, v in tags(log).items() if k != "event"}) for log in told["logs"]] == events
+    assert [
+        (tags(log)["event"], {k: v for k, v in tags(log).items() if k != "event"}) for log in told["logs"]
+    ] == events
 
 
 # --- secrets ---
@@ -157,7 +107,7 @@ SECRETS = {
     "jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl": "eyJhbGciOiJIUzI1NiJ9",
     "key AKIAIOSFODNN7EXAMPLE was refused": "AKIAIOSFODNN7EXAMPLE",
     "token ghp_abcdefghijklmnopqrstuvwx0123456789": "ghp_abcdefghijklmnopqrstuvwx0123456789",
-    "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJBAKj34GkxFhD\n-----END RSA PRIVATE KEY-----": "MIIBOgIBAAJBAKj34GkxFhD",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJBAKj\n-----END RSA PRIVATE KEY-----": "MIIBOgIBAAJBAKj",
     "connect(user=app&password=hunter2-pair&x=1)": "hunter2-pair",
     'POST {"api_key": "hunter2-json", "page": 3}': "hunter2-json",
 }
@@ -210,9 +160,10 @@ def test_a_full_queue_refuses(module_folder: Path) -> None:
     # No Jaeger, and room for a few requests: not less than what a batch is to be.
     with Collector(folder, COLLECTOR_QUEUE_BYTES="600000") as program:
         assert isinstance(program, Collector)
-        answers = [fetch(f"{program.endpoint}/v1/traces", large_span())[0] for _ in range(20)]
-        assert answers[0] == 200
-        assert answers[-1] == 503
+        for size in (50_000, 5_000, 500):
+            answers = [fetch(f"{program.endpoint}/v1/traces", one_span(size))[0] for _ in range(20)]
+            assert answers[-1] == 503
+            assert set(answers) == {200, 503}
         told = json.loads(otel_storage("demo", "--json", folder=folder, endpoint=program.endpoint))
         assert told["spans"]["state"] == "waiting"
         assert "503" in told["spans"]["reason"]
@@ -222,7 +173,7 @@ def test_a_full_queue_refuses(module_folder: Path) -> None:
         assert status["outbox"]["refused"] == 0
 
 
-def large_span() -> bytes:
-    """A request of one span, of some 50 kB."""
-    span = {"traceId": uuid.uuid4().hex, "spanId": uuid.uuid4().hex[:16], "name": "x" * 50_000}
+def one_span(size: int) -> bytes:
+    """A request of one span, of a bit more than so many bytes."""
+    span = {"traceId": uuid.uuid4().hex, "spanId": uuid.uuid4().hex[:16], "name": "x" * size}
     return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
