@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.programs import program
 from tests.stack.processes import Program, fetch, free_port
@@ -228,3 +229,9 @@ class Prometheus(Program):
     def address(self) -> str:
         """Its own."""
         return f"http://127.0.0.1:{self.port}"
+
+    def query(self, expression: str) -> list[dict[str, str]]:
+        """The labels of what the expression gives now."""
+        status, body = fetch(f"{self.address}/api/v1/query?{urlencode({'query': expression})}")
+        assert status == 200, body
+        return [each["metric"] for each in json.loads(body)["data"]["result"]]
