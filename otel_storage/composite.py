@@ -202,7 +202,7 @@ class OtelPipelineStorage(PipelineStorage):
         from otel_storage.sql.records import SqlRecord
         from otel_storage.watch.storage import StorageWatch
 
-        copies = SqlCopies(self.records.database.with_patience(COPIES_PATIENCE))
+        copies = SqlCopies(self.records.database.with_patience(COPIES_PATIENCE), self.records.clock)
         return StorageWatch(self.storage, copies, self.records.clock, SqlRecord)
 
     def _open_exporter(self) -> AcknowledgedExporter:
