@@ -194,6 +194,7 @@ class OtelPipelineStorage(PipelineStorage):
             threaded=threaded and not is_disabled(),
             describe=self._describe,
             serves_children=self._exporter is None or _is_path(self._exporter),
+            counting=self.records.totals,
         )
 
     def _watch_storage(self) -> StorageWatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -139,6 +140,24 @@ class Exposed:
             # One that took long does not make the next ones come in a row.
             self._next_push = max(self._next_push + self._interval, time.monotonic())
 
+    @contextmanager
+    def in_background(self) -> Iterator[None]:
+        """Count and push by a thread meanwhile: what else the process does may take long."""
+        stopped = threading.Event()
+
+        def run() -> None:
+            while not stopped.is_set():
+                self.work()
+                stopped.wait(_SLICE)
+
+        thread = threading.Thread(target=run, name="otel-storage-metrics-push", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+
 
 @contextmanager
 def telling(
@@ -147,8 +166,8 @@ def telling(
     *,
     serve: tuple[str, int] | None,
     push: bool,
-    interval: timedelta,
-    max_series: int,
+    interval: timedelta = timedelta(seconds=10),
+    max_series: int = MOST_SERIES,
 ) -> Iterator[Exposed]:
     """Serve the metrics meanwhile; push them by :meth:`Exposed.work`."""
     from otel_storage.metrics.otlp import Pusher
@@ -160,11 +179,11 @@ def telling(
         if serve is not None:
             from otel_storage.metrics.exposition import serving
 
-            say(f"Serving {stack.enter_context(serving(reader, *serve)).url}; Ctrl-C ends it.")
+            say(f"Serving metrics at {stack.enter_context(serving(reader, *serve)).url}; Ctrl-C ends it.")
         if push:
             pusher = Pusher(reader)
             stack.callback(pusher.close)
-            say(f"Pushing to {pusher.endpoint} every {text.duration(interval)}; Ctrl-C ends it.")
+            say(f"Pushing metrics to {pusher.endpoint} every {text.duration(interval)}; Ctrl-C ends it.")
         stack.enter_context(_logged_to(say))
         yield Exposed(reader, pusher, interval.total_seconds())
 

@@ -305,9 +305,7 @@ def _add_run(points: _Points, total: Total) -> None:
     points.add(RUNS, {**of_pipeline, STATUS: status}, total.count, start=total.created, exemplar=counted)
     if is_error(total.status):
         points.add(RUN_ERRORS, {**of_pipeline, ERROR_TYPE: status}, total.count, start=total.created, exemplar=counted)
-    # One that never came to pass takes many series, and tells nothing.
-    if total.count or total.outcome == SUCCESS:
-        _add_durations(points, total)
+    _add_durations(points, total)
     if total.last_started is not None:
         points.add(RUN_LAST_STARTED, of_pipeline, total.last_started.timestamp())
     if total.last_completed is not None:
@@ -320,6 +318,9 @@ def _add_durations(points: _Points, total: Total) -> None:
         (PENDING, total.queue, None if traced is None else traced.queue),
         (EXECUTING, total.execution, None if traced is None else traced.execution),
     ):
+        # One that never came to pass takes many series, and tells nothing.
+        if not histogram.count and total.outcome != SUCCESS:
+            continue
         attributes = {
             CICD_PIPELINE_NAME: total.pipeline_id,
             CICD_PIPELINE_RUN_STATE: state,
