@@ -40,17 +40,24 @@ def check_trace(receiver: OtlpReceiver, storage: SqlPipelineStorage, run_id: str
         AssertionError: it is not.
     """
     spans = our_spans(receiver, run_id)
-    started = [(record, parent) for record, parent in records(storage, run_id) if _has_span(record)]
-    assert {id_: span.parent_span_id for id_, span in spans.items()} == {
-        span_id(record): span_id(parent) for record, parent in started
-    }
-    for record, _ in started:
-        assert spans[span_id(record)].attributes["otel_storage.status"] == record.get_status().value
+    assert {id_: span.parent_span_id for id_, span in spans.items()} == tree(storage, run_id)
+    for id_, status in statuses(storage, run_id).items():
+        assert spans[id_].attributes["otel_storage.status"] == status
     [root] = [span for span in receiver.traces()[trace_id(run_id)] if not span.parent_span_id]
     for span in spans.values():
         if span is not root:
             assert contains(spans[span.parent_span_id], span), (spans[span.parent_span_id].name, span.name)
     return root
+
+
+def tree(storage: SqlPipelineStorage, run_id: str) -> dict[str, str]:
+    """The id of each span that the run is to have, with that of the span above it; empty above the root."""
+    return {span_id(record): span_id(parent) for record, parent in records(storage, run_id) if _has_span(record)}
+
+
+def statuses(storage: SqlPipelineStorage, run_id: str) -> dict[str, str]:
+    """The status of the record of each span that the run is to have, by the span's id."""
+    return {span_id(record): record.get_status().value for record, _ in records(storage, run_id) if _has_span(record)}
 
 
 def records(

@@ -1,0 +1,1 @@
+"""What is in ``collector/``, held to the real programs that it is for."""

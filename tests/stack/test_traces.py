@@ -1,0 +1,228 @@
+"""Runs, through the real collector, in the real Jaeger: what its query API tells of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan
+from tests.stack.processes import fetch, wait_until
+from tests.stack.stack import Collector, Jaeger, JaegerTrace, tags
+from tests.with_celery.traces import statuses, trace_id, tree
+
+pytestmark = pytest.mark.stack
+
+ROOT = Path(__file__).parents[2]
+
+
+def otel_storage(*arguments: str, folder: Path, endpoint: str, expected: Sequence[int] = (0,)) -> str:
+    """Call the command in a process of its own; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "otel_storage.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in expected, done.stderr
+    return done.stdout
+
+
+def check(jaeger: Jaeger, storage: SqlPipelineStorage, run_id: str) -> JaegerTrace:
+    """Wait until the trace of the run is whole in Jaeger, and check that it is the run.
+
+    Raises:
+        AssertionError: it is not.
+    """
+    expected = tree(storage, run_id)
+
+    def found() -> dict[str, str]:
+        seen = jaeger.trace(trace_id(run_id))
+        return seen.tree if seen else {}
+
+    wait_until(lambda: len(found()) >= len(expected), f"{len(expected)} spans of {run_id} in Jaeger")
+    told = jaeger.trace(trace_id(run_id))
+    assert told is not None
+    assert told.tree == expected
+    assert [root["spanID"] for root in told.roots] == [id_ for id_, parent in expected.items() if not parent]
+    assert told.warnings == []
+    for span_id, status in statuses(storage, run_id).items():
+        found_tags = tags(told.span(span_id))
+        assert found_tags["otel_storage.status"] == status
+        is_error = status in ("RUNTIME_ERROR", "VALIDATION_ERROR", "CONFIG_ERROR")
+        assert found_tags.get("otel.status_code") == ("ERROR" if is_error else None), (status, found_tags)
+        # A span that failed says why.
+        assert bool(found_tags.get("otel.status_description")) is is_error
+    return told
+
+
+@pytest.fixture(scope="module")
+def demo(module_folder: Path, collector: Collector) -> dict[str, Any]:
+    """The demo's runs, delivered to the collector."""
+    told: dict[str, Any] = json.loads(
+        otel_storage("demo", "--json", folder=module_folder, endpoint=collector.endpoint)
+    )
+    assert told["spans"]["state"] == "delivered", told["spans"]
+    return told
+
+
+@pytest.fixture(scope="module")
+def storage(demo: dict[str, Any]) -> Iterator[SqlPipelineStorage]:
+    """The records of the demo's runs."""
+    with closing(SqlPipelineStorage(demo["storage"])) as storage:
+        yield storage
+
+
+def test_every_run_of_the_demo_is_a_trace(jaeger: Jaeger, demo: dict[str, Any], storage: SqlPipelineStorage) -> None:
+    """Jaeger finds each run by its id: one root, the tree of the records, their statuses, and nothing to warn of."""
+    found = [check(jaeger, storage, run["run_id"]) for run in demo["runs"]]
+
+    assert {run["status"] for run in demo["runs"]} == {"DONE", "RUNTIME_ERROR", "CONFIG_ERROR"}
+    assert sum(len(trace.spans) for trace in found) == demo["spans"]["count"]
+
+
+def test_the_link_that_is_told_opens_the_run(jaeger: Jaeger, demo: dict[str, Any]) -> None:
+    """The last part of the link that the demo prints is an id that Jaeger knows."""
+    for run in demo["runs"]:
+        assert jaeger.trace(run["trace_id"]) is not None
+
+
+def test_the_exception_is_told(jaeger: Jaeger, demo: dict[str, Any], storage: SqlPipelineStorage) -> None:
+    """The task that failed has its exception as an event, with the stack trace."""
+    [run] = [run for run in demo["runs"] if run["status"] == "RUNTIME_ERROR"]
+    told = check(jaeger, storage, run["run_id"])
+
+    [exception] = [
+        tags(log) for span in told.spans for log in span["logs"] if tags(log).get("event") == "exception"
+    ]
+    assert exception["exception.type"] == "LookupError"
+    assert "no exchange rate for XAU" in exception["exception.message"]
+    assert exception["exception.stacktrace"].startswith("Traceback")
+
+
+def test_the_collector_changes_nothing_of_ours(
+    jaeger: Jaeger, demo: dict[str, Any], storage: SqlPipelineStorage, module_folder: Path
+) -> None:
+    """Every attribute, event, name and description in Jaeger is as it was sent: masking harms none of ours."""
+    with OtlpReceiver() as receiver:
+        otel_storage("replay", "--since", "1h", folder=module_folder, endpoint=receiver.endpoint)
+        otel_storage("deliver", folder=module_folder, endpoint=receiver.endpoint)
+        sent = list(receiver.spans)
+    assert len(sent) == demo["spans"]["count"]
+    told = {run["trace_id"]: check(jaeger, storage, run["run_id"]) for run in demo["runs"]}
+    for span in sent:
+        compare(span, told[span.trace_id].span(span.span_id))
+
+
+def compare(sent: ReceivedSpan, told: dict[str, Any]) -> None:
+    """Check that Jaeger tells a span as it was sent.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    assert told["operationName"] == sent.name
+    found = tags(told)
+    description = found.pop("otel.status_description", "")
+    assert description == sent.status_message
+    for own in ("otel.scope.name", "otel.scope.version", "otel.status_code", "error", "span.kind"):
+        found.pop(own, None)
+    assert found == dict(sent.attributes)
+    events = [(each.name, dict(each.attributes)) for each in sent.events]
+    assert [(tags(log)["event"], {k: v for k, v in tags(log).items() if k != "event"}) for log in told["logs"]] == events
+
+
+# --- secrets ---
+
+SECRETS = {
+    "postgresql://app:hunter2-url@db.example.com/app": "hunter2-url",
+    "Authorization: Bearer abcDEF123456.token-of-someone": "abcDEF123456.token-of-someone",
+    "sent with Basic dXNlcjpodW50ZXIyLWJhc2lj": "dXNlcjpodW50ZXIyLWJhc2lj",
+    "jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl": "eyJhbGciOiJIUzI1NiJ9",
+    "key AKIAIOSFODNN7EXAMPLE was refused": "AKIAIOSFODNN7EXAMPLE",
+    "token ghp_abcdefghijklmnopqrstuvwx0123456789": "ghp_abcdefghijklmnopqrstuvwx0123456789",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJBAKj34GkxFhD\n-----END RSA PRIVATE KEY-----": "MIIBOgIBAAJBAKj34GkxFhD",
+    "connect(user=app&password=hunter2-pair&x=1)": "hunter2-pair",
+    'POST {"api_key": "hunter2-json", "page": 3}': "hunter2-json",
+}
+"""Texts, each with the secret in it."""
+HARMLESS = "Basic authentication is off: https://example.com:8443/a@b?page=2 token: missing 0123456789abcdef"
+
+
+def test_secrets_do_not_reach_jaeger(jaeger: Jaeger, collector: Collector) -> None:
+    """Secrets in spans of somebody else's code are masked wherever the configuration says; what is none is kept."""
+    provider = TracerProvider(resource=Resource({"service.name": "leaky", "db.url": next(iter(SECRETS))}))
+    exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("leaky", attributes={"scope.url": next(iter(SECRETS))})
+    with tracer.start_as_current_span("every place") as span:
+        for number, text in enumerate(SECRETS):
+            span.set_attribute(f"text.{number}", text)
+            span.set_attribute(f"list.{number}", ["first", text])
+            span.add_event("event", {"text": text})
+            span.add_event(f"name of {text}")
+            with tracer.start_as_current_span(f"name of {text}") as below:
+                below.set_status(trace.StatusCode.ERROR, f"description: {text}")
+        for key in ("db.password", "api_key", "http.request.header.authorization", "client.secret", "session.cookie"):
+            span.set_attribute(key, "hunter2-by-its-key")
+        span.set_attribute("harmless", HARMLESS)
+        span.set_attribute("harmless.token.count", 3)
+    provider.shutdown()
+
+    trace_of_it = f"{span.get_span_context().trace_id:032x}"
+    wait_until(lambda: (t := jaeger.trace(trace_of_it)) and len(t.spans) == 1 + len(SECRETS), "all spans in Jaeger")
+    told = jaeger.trace(trace_of_it)
+    assert told is not None
+    text = json.dumps(told.data)
+    for secret in [*SECRETS.values(), "hunter2"]:
+        assert secret not in text
+    # And it is the secrets that are gone, not what is around them.
+    [parent] = [span for span in told.spans if span["operationName"] == "every place"]
+    found = tags(parent)
+    assert found["text.0"] == "postgresql****db.example.com/app"
+    assert found["harmless"] == HARMLESS
+    assert found["harmless.token.count"] == 3
+    assert sum("collector." in str(tag["key"]) for span in told.spans for tag in span["tags"]) == 0
+    assert [log for log in parent["logs"] if tags(log)["event"].startswith("name of ")]
+    assert all(tags(s)["otel.status_description"].startswith("description: ") for s in told.spans if s is not parent)
+
+
+def test_a_full_queue_refuses(module_folder: Path) -> None:
+    """A collector whose queue is full says "later" and acknowledges nothing: the runs' spans stay in the outbox."""
+    folder = module_folder / uuid.uuid4().hex
+    folder.mkdir()
+    # No Jaeger, and room for a few requests: not less than what a batch is to be.
+    with Collector(folder, COLLECTOR_QUEUE_BYTES="600000") as program:
+        assert isinstance(program, Collector)
+        answers = [fetch(f"{program.endpoint}/v1/traces", large_span())[0] for _ in range(20)]
+        assert answers[0] == 200
+        assert answers[-1] == 503
+        told = json.loads(otel_storage("demo", "--json", folder=folder, endpoint=program.endpoint))
+        assert told["spans"]["state"] == "waiting"
+        assert "503" in told["spans"]["reason"]
+        assert program.metric("otelcol_exporter_send_failed_spans_total") == 0
+        status = json.loads(otel_storage("status", "--json", folder=folder, endpoint=program.endpoint, expected=(0, 1)))
+        assert status["outbox"]["waiting"] > 0
+        assert status["outbox"]["refused"] == 0
+
+
+def large_span() -> bytes:
+    """A request of one span, of some 50 kB."""
+    span = {"traceId": uuid.uuid4().hex, "spanId": uuid.uuid4().hex[:16], "name": "x" * 50_000}
+    return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
