@@ -136,6 +136,10 @@ class Panel:
         return panel
 
 
+TABLE_OPTIONS: Json = {"frameIndex": 0, "cellHeight": "sm", "showHeader": True}
+TABLE_CELLS: Json = {"align": "auto", "filterable": True, "inspect": False, "cellOptions": {"type": "auto"}}
+
+
 def row(title: str) -> list[Panel]:
     """A heading."""
     return [Panel(title=title, type="row", description="", width=COLUMNS, height=1)]
@@ -256,7 +260,7 @@ def table(
             "renameByName": {name: shown for name, shown in columns.items() if name != shown},
         },
     }
-    options: Json = {"cellHeight": "sm", "showHeader": True}
+    options: Json = dict(TABLE_OPTIONS)
     if sort:
         options["sortBy"] = [{"displayName": sort, "desc": True}]
     return Panel(
@@ -269,7 +273,7 @@ def table(
         no_value=no_value,
         overrides=overrides,
         options=options,
-        defaults={"custom": {"align": "auto", "filterable": True, "inspect": False}},
+        defaults={"custom": TABLE_CELLS},
         transformations=[*([{"id": "merge", "options": {}}] if merge else []), *transformations, organize],
     )
 
@@ -290,8 +294,8 @@ def trace_table(
         source=source,
         traces=query,
         no_value=no_value,
-        defaults={"custom": {"align": "auto", "filterable": True, "inspect": False}},
-        options={"cellHeight": "sm", "showHeader": True},
+        defaults={"custom": TABLE_CELLS},
+        options=TABLE_OPTIONS,
         overrides=[
             # Jaeger and Tempo both give such a column.
             by_pattern("/^trace ?id$/i", links=[run]),

@@ -10,6 +10,8 @@ from grafana.panels import (
     METRICS_VARIABLE,
     ORANGE,
     RED,
+    TABLE_CELLS,
+    TABLE_OPTIONS,
     Dashboard,
     Json,
     Panel,
@@ -89,8 +91,8 @@ def _failed_tasks(source: TraceSource) -> Panel:
             source=source,
             traces=tempo_search(query, "spans"),
             no_value="no task failed",
-            defaults={"custom": {"align": "auto", "filterable": True, "inspect": True}},
-            options={"cellHeight": "sm", "showHeader": True},
+            defaults={"custom": TABLE_CELLS | {"inspect": True}},
+            options=TABLE_OPTIONS,
         )
     # Jaeger gives a trace whole: its spans are filtered here, by their tags as text.
     kept = ('"otel_storage[.]record[.]kind"[^}]*"TaskResult"', '"error"[^}]*true')
@@ -103,8 +105,8 @@ def _failed_tasks(source: TraceSource) -> Panel:
         source=source,
         traces={"query": "$trace"},
         no_value="no task failed",
-        defaults={"custom": {"align": "auto", "filterable": True, "inspect": True}},
-        options={"cellHeight": "sm", "showHeader": True},
+        defaults={"custom": TABLE_CELLS | {"inspect": True}},
+        options=TABLE_OPTIONS,
         transformations=[
             {
                 "id": "convertFieldType",
