@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from grafana import alerts
+from grafana import alerts, delivery, pipelines, run, sources
+from grafana.panels import JAEGER, TEMPO, Dashboard
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Made by `python -m grafana.build` from grafana/{source}: change that. Limits are in grafana/limits.py.\n"
@@ -36,10 +38,27 @@ def as_yaml(document: dict[str, Any], source: str) -> str:
     return HEADER.format(source=source) + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000)
 
 
+def dashboards() -> list[Dashboard]:
+    """All of them: those that show traces once for each kind of trace store."""
+    return [
+        *(pipelines.dashboard(source) for source in (JAEGER, TEMPO)),
+        *(run.dashboard(source) for source in (JAEGER, TEMPO)),
+        delivery.dashboard(),
+    ]
+
+
 def files() -> dict[str, str]:
     """What every generated file holds, by its path in the tree."""
     found = alerts.alerts()
     return {
+        **{
+            f"grafana/dashboards/{dashboard.file}": json.dumps(dashboard.as_json(), indent=2) + "\n"
+            for dashboard in dashboards()
+        },
+        "grafana/provisioning/datasources/otel-storage.yaml": as_yaml(sources.data_sources(), "sources.py"),
+        "grafana/provisioning/dashboards/otel-storage.yaml": as_yaml(sources.dashboards(), "sources.py"),
+        "grafana/provisioning/alerting/contact-points.yaml": as_yaml(sources.contact_points(), "sources.py"),
+        "grafana/provisioning/alerting/policies.yaml": as_yaml(sources.policies(), "sources.py"),
         "collector/prometheus/rules.yml": as_yaml(alerts.prometheus_rules(found), "alerts.py"),
         "grafana/provisioning/alerting/rules.yaml": as_yaml(alerts.grafana_rules(found), "alerts.py"),
     }

@@ -1,0 +1,1 @@
+"""Dashboards, alert rules and provisioning: what is generated, and whether it holds."""
