@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from grafana import sources
+from otel_storage.cli import demo
 from tests.programs import program
 from tests.stack.stack import SHIPPED, replaced
 
@@ -197,6 +199,8 @@ def test_versions_are_those_of_the_tests() -> None:
     assert module is not None
     # Jaeger 2.N is 1.(N + 63) in the numbering of its module.
     assert SERVICES["jaeger"]["image"].endswith(f":2.{int(module[1]) - 63}.{module[2]}")
+    # And what the demo names where there is no compose file.
+    assert demo.CONTAINER_COMMAND[-1] == SERVICES["jaeger"]["image"]
 
 
 def test_published_on_the_loopback_only() -> None:
@@ -290,11 +294,22 @@ def test_alerts_are_told_where_the_environment_says() -> None:
     replaced((SHIPPED / "alertmanager" / "alertmanager.yml").read_text(), {found[1]: "http://alerts.example.com/"})
 
 
-def test_grafana_is_the_version_of_its_dashboards() -> None:
-    """The folders of Grafana are mounted where it looks for provisioning, and where that says that dashboards are."""
+def test_grafana_is_provisioned() -> None:
+    """Grafana finds its provisioning and its dashboards where they are mounted, and the addresses that they name."""
     mounts = dict(mount.split(":")[:2] for mount in SERVICES["grafana"]["volumes"])
+    environment = SERVICES["grafana"]["environment"]
 
     assert mounts["../grafana/provisioning"] == "/etc/grafana/provisioning"
-    for provider in (ROOT / "grafana" / "provisioning" / "dashboards").glob("*.y*ml"):
-        for each in yaml.safe_load(provider.read_text())["providers"]:
-            assert each["options"]["path"] == mounts["../grafana/dashboards"]
+    assert mounts["../grafana/dashboards"] == sources.DASHBOARDS_PATH
+    assert {k: v for k, v in environment.items() if not k.startswith("GF_")} == sources.ENVIRONMENT
+
+
+def test_nobody_is_told_twice() -> None:
+    """Alertmanager groups by the labels that the rules set, and tells of Grafana's copy of an alert only by itself."""
+    config = yaml.safe_load((SHIPPED / "alertmanager" / "alertmanager.yml").read_text())
+    rules = yaml.safe_load((SHIPPED / "prometheus" / "rules.yml").read_text())
+    labels = {label for group in rules["groups"] for rule in group["rules"] for label in rule["labels"]}
+
+    assert set(config["route"]["group_by"]) == {"alertname", "job", "pipeline"} <= {"alertname", "job"} | labels
+    [inhibition] = config["inhibit_rules"]
+    assert set(inhibition["equal"]) - {"alertname", "job"} <= labels

@@ -48,10 +48,11 @@ def test_every_run_of_the_demo_is_a_trace(jaeger: Jaeger, demo: dict[str, Any], 
     assert sum(len(trace.spans) for trace in found) == demo["spans"]["count"]
 
 
-def test_the_link_that_is_told_opens_the_run(jaeger: Jaeger, demo: dict[str, Any]) -> None:
-    """The last part of the link that the demo prints is an id that Jaeger knows."""
-    for run in demo["runs"]:
-        assert jaeger.trace(run["trace_id"]) is not None
+def test_the_links_that_are_told_open_the_runs(jaeger: Jaeger, demo: dict[str, Any]) -> None:
+    """The demo prints a link for each run, the last part of which is an id that Jaeger knows."""
+    assert len(demo["links"]) == len(demo["runs"])
+    for link in demo["links"]:
+        assert jaeger.trace(link.rpartition("/trace/")[2]) is not None
 
 
 def test_the_exception_is_told(jaeger: Jaeger, demo: dict[str, Any], storage: SqlPipelineStorage) -> None:
