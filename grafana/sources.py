@@ -20,7 +20,7 @@ ENVIRONMENT = {
 """The variables, and what they are in the shipped compose file. Each must be set."""
 
 FOLDER = "otel-storage"
-DASHBOARDS_PATH = "/var/lib/grafana/dashboards/otel-storage"
+DASHBOARDS_PATH = "/var/lib/grafana/dashboards"
 
 
 def _traces_to_metrics() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,12 +142,13 @@ class Collector(Program):
         """Where it takes OTLP/HTTP."""
         return f"http://127.0.0.1:{self.http}"
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric of its own over all series; 0 where it has none."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric of its own over all series that have the labels; 0 where there is none."""
         status, body = fetch(f"http://127.0.0.1:{self.metrics}/metrics")
         assert status == 200, body
-        values = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", body.decode(), re.MULTILINE)
-        return sum(map(float, values))
+        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+        found = re.findall(rf"^{name}(?:\{{([^}}]*)\}})? (\S+)$", body.decode(), re.MULTILINE)
+        return sum(float(value) for series, value in found if wanted <= set(series.split(",")))
 
 
 class Alertmanager(Program):
@@ -211,6 +213,7 @@ class Prometheus(Program):
         )
         (place / "prometheus.yml").write_text(config)
         (place / "rules.yml").write_text(replaced((SHIPPED / "prometheus" / "rules.yml").read_text(), rules or {}))
+        shutil.copy(SHIPPED / "prometheus" / "collector.yml", place)
         super().__init__(
             [
                 program("PROMETHEUS"),

@@ -178,6 +178,12 @@ def test_prometheus_takes_its_configuration() -> None:
 
 
 @pytest.mark.stack
+def test_rules_of_the_collector_fire_and_are_silent() -> None:
+    """Each rule on what the collector tells of itself fires when it is to, and not otherwise."""
+    run(program("PROMTOOL"), "test", "rules", str(SHIPPED / "prometheus" / "tests" / "collector.yml"))
+
+
+@pytest.mark.stack
 def test_alertmanager_takes_its_configuration() -> None:
     """Alertmanager finds nothing wrong with its file."""
     run(program("AMTOOL"), "check-config", str(SHIPPED / "alertmanager" / "alertmanager.yml"))

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan
+from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan, Respond
 from tests.stack.processes import fetch, wait_until
 from tests.stack.runs import check, otel_storage
 from tests.stack.stack import Collector, Jaeger, tags
@@ -172,6 +172,30 @@ def test_a_full_queue_refuses(module_folder: Path) -> None:
         status = json.loads(otel_storage("status", "--json", folder=folder, endpoint=program.endpoint, expected=(0, 1)))
         assert status["outbox"]["waiting"] > 0
         assert status["outbox"]["refused"] == 0
+
+
+def test_what_a_backend_refuses_for_good_is_counted(module_folder: Path) -> None:
+    """The collector drops what its backend will never take, and counts it under the names that the rules ask for.
+
+    The records are still there: a replay sends the spans once more.
+    """
+    folder = module_folder / uuid.uuid4().hex
+    folder.mkdir()
+    with OtlpReceiver() as backend, Collector(folder, backend.endpoint) as program:
+        assert isinstance(program, Collector)
+        of_traces = {"exporter": "otlp_http/jaeger", "data_type": "traces"}
+        assert program.metric("otelcol_exporter_queue_capacity", **of_traces) == 1_000_000_000
+        with backend.misbehave(Respond(401)):
+            told = json.loads(otel_storage("demo", "--json", folder=folder, endpoint=program.endpoint))
+            assert told["spans"]["state"] == "delivered"
+            wait_until(
+                lambda: program.metric("otelcol_exporter_send_failed_spans_total", exporter="otlp_http/jaeger"),
+                "the collector has given up",
+            )
+            wait_until(lambda: program.metric("otelcol_exporter_queue_size", **of_traces) == 0, "the queue is empty")
+        otel_storage("replay", "--since", "1h", folder=folder, endpoint=program.endpoint)
+        otel_storage("deliver", folder=folder, endpoint=program.endpoint)
+        wait_until(lambda: len(backend.spans) == told["spans"]["count"], "the spans, replayed")
 
 
 def one_span(size: int) -> bytes:
