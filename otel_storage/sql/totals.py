@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, Table, bindparam, func, insert, select, update
@@ -36,11 +37,20 @@ from otel_storage.sql.types import load_json
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
+    from otel_storage.results.outbox import OutboxCounts
     from otel_storage.sql.engine import Database
     from otel_storage.sql.outbox import SqlOutbox
 
 CHUNK = 500
 """How many records are counted in one transaction: it holds SQLite's write lock."""
+
+_LONG_LOOK = 0.05
+"""Seconds that a look at the outbox may take, to be taken each time."""
+
+_LOOK_SHARE = 20
+"""How many times as long as a longer look took it serves."""
+
+_LONGEST_KEPT = 30.0
 
 _SEEN_LATELY = timedelta(minutes=5)
 _ACTIVE_READ = 10_000
@@ -100,7 +110,7 @@ class Addition:
                 execution = max(runtime, 0)
                 self.execution_time += execution
                 self.execution[bisect_left(_BOUNDS_US, execution)] += 1
-        if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run):
+        if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run.trace):
             self.traced_run_id = run.run_id
             record = row.id if row.source_id is None else row.source_id
             self.traced = {"record": record, "at": _microseconds(at), "execution": execution, "queue": queue}
@@ -126,6 +136,8 @@ class SqlTotals:
         self._outbox = outbox
         self._known_up_to = 0
         """The id of the newest run whose pipeline and tasks are known to have totals."""
+        self._outbox_counts: OutboxCounts | None = None
+        self._outbox_kept_until = 0.0
 
     def count(self, *, seconds: float | None = None) -> bool:
         """Count until nothing is left, or for about so many seconds."""
@@ -163,7 +175,16 @@ class SqlTotals:
             _as_total(row, withheld=as_shown and (row.shown is None or now < row.shown + SHOWN_FOR), now=now)
             for row in rows
         ]
-        return Figures(at=now, totals=totals, active=active, outbox=self._outbox.counts(), sending=sending)
+        return Figures(at=now, totals=totals, active=active, outbox=self._count_outbox(), sending=sending)
+
+    def _count_outbox(self) -> OutboxCounts:
+        """What is in the outbox; to count a great backlog takes long, so that is not done each time."""
+        began = time.monotonic()
+        if self._outbox_counts is None or began >= self._outbox_kept_until:
+            self._outbox_counts = self._outbox.counts()
+            took = time.monotonic() - began
+            self._outbox_kept_until = began + (min(took * _LOOK_SHARE, _LONGEST_KEPT) if took > _LONG_LOOK else 0)
+        return self._outbox_counts
 
     def _count_chunk(self, table: Table) -> int:
         found = _uncounted(table)
@@ -507,9 +528,9 @@ def _sending(connection: Connection, now: datetime) -> Sending:
     )
 
 
-def _is_sampled(run: Any) -> bool:
-    trace = load_json(run.trace)
-    return bool(trace and trace.get("sampled"))
+@lru_cache(maxsize=256)
+def _is_sampled(trace: str | None) -> bool:
+    return bool((load_json(trace) or {}).get("sampled"))
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
