@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, Table, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Select, Table, bindparam, func, insert, literal, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, OUTCOMES, outcome
@@ -143,9 +143,11 @@ class SqlTotals:
         """Count until nothing is left, or for about so many seconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
         for table in (_run, _result):
-            while self._count_chunk(table) == CHUNK:
+            after = None
+            while len(counted := self._count_chunk(table, after)) == CHUNK:
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
+                after = counted[-1]
         return True
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
@@ -186,22 +188,25 @@ class SqlTotals:
             self._outbox_kept_until = began + (min(took * _LOOK_SHARE, _LONGEST_KEPT) if took > _LONG_LOOK else 0)
         return self._outbox_counts
 
-    def _count_chunk(self, table: Table) -> int:
+    def _count_chunk(self, table: Table, after: Any) -> Sequence[Any]:
+        """Count a chunk, behind the last of the chunk before; returns their ids and statuses."""
         found = _uncounted(table)
         # A look without the write lock: who has nothing to count must not make writers wait.
         with self._database.read() as connection:
             if connection.execute(found.limit(1)).first() is None:
-                return 0
+                return ()
+        if self._database.dialect == "postgresql":
+            found = _behind(found, table, after)
+        statement = found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)
         now = self._clock()
 
-        def work(connection: Connection) -> int:
-            statement = found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)
-            ids = connection.execute(statement).scalars().all()
-            if ids:
+        def work(connection: Connection) -> Sequence[Any]:
+            rows = connection.execute(statement).all()
+            if rows:
                 additions: Additions = {}
-                count(connection, table, ids, additions)
+                count(connection, table, [row.id for row in rows], additions)
                 add(connection, additions, now)
-            return len(ids)
+            return rows
 
         return self._database.write(work)
 
@@ -340,11 +345,19 @@ _OF_RUN = (
 
 
 def _uncounted(table: Table) -> Select[Any]:
-    statement = select(table.c.id).where(schema.IS_UNCOUNTED)
+    statement = select(table.c.id, table.c.status).where(schema.IS_UNCOUNTED)
     for name in mariadb.NAMES:
         # What it would read of another index it would lock.
         statement = statement.with_hint(table, f"FORCE INDEX (ix_{table.name}_uncounted)", dialect_name=name)
     return statement
+
+
+def _behind(found: Select[Any], table: Table, after: Any) -> Select[Any]:
+    """Begin where the last chunk ended: PostgreSQL's index has what was counted until it is vacuumed."""
+    order = (table.c.status, table.c.id)
+    if after is not None:
+        found = found.where(tuple_(*order) > tuple_(literal(after.status, table.c.status.type), literal(after.id)))
+    return found.order_by(*order)
 
 
 def _missing(connection: Connection, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
