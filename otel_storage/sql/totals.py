@@ -170,14 +170,21 @@ class SqlTotals:
             rows = connection.execute(select(_total).order_by(_total.c.id)).all()
             active = [*_active_runs(connection), *_running_results(connection)]
             sending = _sending(connection, now)
-        unshown = [row.id for row in rows if row.shown is None] if as_shown else []
+        withheld = {row.id for row in rows if as_shown and (row.shown is None or now < row.shown + SHOWN_FOR)}
+        return Figures(
+            at=now,
+            totals=[_as_total(row, withheld=row.id in withheld, now=now) for row in rows],
+            active=active,
+            outbox=self._count_outbox(),
+            sending=sending,
+            unshown=[row.id for row in rows if row.shown is None],
+        )
+
+    def show(self, unshown: Sequence[int]) -> None:
+        """Say that the totals were seen."""
         if unshown:
-            self._database.write(lambda connection: _mark_shown(connection, unshown, now))
-        totals = [
-            _as_total(row, withheld=as_shown and (row.shown is None or now < row.shown + SHOWN_FOR), now=now)
-            for row in rows
-        ]
-        return Figures(at=now, totals=totals, active=active, outbox=self._count_outbox(), sending=sending)
+            now = self._clock()
+            self._database.write(lambda connection: _mark_shown(connection, sorted(unshown), now))
 
     def _count_outbox(self) -> OutboxCounts:
         """What is in the outbox; to count a great backlog takes long, so that is not done each time."""
