@@ -307,7 +307,8 @@ def test_grafana_is_provisioned() -> None:
 
     assert mounts["../grafana/provisioning"] == "/etc/grafana/provisioning"
     assert mounts["../grafana/dashboards"] == sources.DASHBOARDS_PATH
-    assert {k: v for k, v in environment.items() if not k.startswith("GF_")} == sources.ENVIRONMENT
+    defaults = variables("\n".join(v for name, v in environment.items() if not name.startswith("GF_")))
+    assert defaults == sources.ENVIRONMENT
 
 
 def test_nobody_is_told_twice() -> None:

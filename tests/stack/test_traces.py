@@ -185,14 +185,15 @@ def test_what_a_backend_refuses_for_good_is_counted(module_folder: Path) -> None
         assert isinstance(program, Collector)
         of_traces = {"exporter": "otlp_http/jaeger", "data_type": "traces"}
         assert program.metric("otelcol_exporter_queue_capacity", **of_traces) == 1_000_000_000
-        with backend.misbehave(Respond(401)):
-            told = json.loads(otel_storage("demo", "--json", folder=folder, endpoint=program.endpoint))
-            assert told["spans"]["state"] == "delivered"
-            wait_until(
-                lambda: program.metric("otelcol_exporter_send_failed_spans_total", exporter="otlp_http/jaeger"),
-                "the collector has given up",
-            )
-            wait_until(lambda: program.metric("otelcol_exporter_queue_size", **of_traces) == 0, "the queue is empty")
+        backend.misbehave(Respond(401))
+        told = json.loads(otel_storage("demo", "--json", folder=folder, endpoint=program.endpoint))
+        assert told["spans"]["state"] == "delivered"
+        wait_until(
+            lambda: program.metric("otelcol_exporter_send_failed_spans_total", exporter="otlp_http/jaeger"),
+            "the collector has given up",
+        )
+        wait_until(lambda: program.metric("otelcol_exporter_queue_size", **of_traces) == 0, "the queue is empty")
+        backend.behave()
         otel_storage("replay", "--since", "1h", folder=folder, endpoint=program.endpoint)
         otel_storage("deliver", folder=folder, endpoint=program.endpoint)
         wait_until(lambda: len(backend.spans) == told["spans"]["count"], "the spans, replayed")
