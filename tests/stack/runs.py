@@ -16,12 +16,14 @@ from tests.with_celery.traces import statuses, trace_id, tree
 ROOT = Path(__file__).parents[2]
 
 
-def otel_storage(*arguments: str, folder: Path, endpoint: str, expected: Sequence[int] = (0,)) -> str:
+def otel_storage(
+    *arguments: str, folder: Path, endpoint: str, expected: Sequence[int] = (0,), **environment: str
+) -> str:
     """Call the command in a process of its own; what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "otel_storage.cli", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environment},
         capture_output=True,
         text=True,
         timeout=60,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,11 @@ class Prometheus(Program):
         status, body = fetch(f"{self.address}/api/v1/query?{urlencode({'query': expression})}")
         assert status == 200, body
         return [each["metric"] for each in json.loads(body)["data"]["result"]]
+
+    def exemplars(self, expression: str) -> list[dict[str, str]]:
+        """The labels of the exemplars of the last minutes, of the series that the expression names."""
+        now = time.time()
+        query = urlencode({"query": expression, "start": now - 600, "end": now + 60})
+        status, body = fetch(f"{self.address}/api/v1/query_exemplars?{query}")
+        assert status == 200, body
+        return [exemplar["labels"] for each in json.loads(body)["data"] for exemplar in each["exemplars"]]

@@ -23,6 +23,7 @@ from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, 
 from tests.stack.processes import Program, fetch, free_port, wait_until
 from tests.stack.runs import ROOT, check
 from tests.stack.stack import Alertmanager, Collector, Jaeger, Prometheus
+from tests.with_celery.traces import trace_id
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -210,6 +211,10 @@ def test_a_failure_reaches_people(installation: Installation, capsys: pytest.Cap
         assert labels["pipeline"] in alert.annotations["summary"]
         assert alert.annotations["runbook"]
         check_link(alert.annotations["trace"], installation, runs[labels["pipeline"]])
+        # Whoever looks at the failure's figure finds its trace by the exemplar.
+        failures_of = f'otel_storage_task_results_total{{otel_storage_status="{labels["status"]}"}}'
+        trace_ids = {exemplar["trace_id"] for exemplar in way.prometheus.exemplars(failures_of)}
+        assert trace_ids == {trace_id(runs[labels["pipeline"]])}
 
     for way, labels in cases:
         alert = way.webhook.wait_for("resolved", labels, 2 * PATIENCE)

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan, Respond
-from tests.stack.processes import fetch, wait_until
+from tests.stack.processes import fetch, free_port, wait_until
 from tests.stack.runs import check, otel_storage
 from tests.stack.stack import Collector, Jaeger, tags
 
@@ -27,9 +27,12 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture(scope="module")
 def demo(module_folder: Path, collector: Collector) -> dict[str, Any]:
-    """The demo's runs, delivered to the collector."""
-    told: dict[str, Any] = json.loads(otel_storage("demo", "--json", folder=module_folder, endpoint=collector.endpoint))
-    assert told["spans"]["state"] == "delivered", told["spans"]
+    """The demo's runs, of a time when there was no collector, delivered to it later."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    told: dict[str, Any] = json.loads(otel_storage("demo", "--json", folder=module_folder, endpoint=nowhere))
+    assert told["spans"]["state"] == "waiting", told["spans"]
+    delivered = json.loads(otel_storage("deliver", "--json", folder=module_folder, endpoint=collector.endpoint))
+    assert delivered["sent"] == told["spans"]["count"]
     return told
 
 
@@ -97,6 +100,47 @@ def compare(sent: ReceivedSpan, told: dict[str, Any]) -> None:
     assert [
         (tags(log)["event"], {k: v for k, v in tags(log).items() if k != "event"}) for log in told["logs"]
     ] == events
+
+
+def test_grpc_arrives_too(jaeger: Jaeger, collector: Collector, tmp_path: Path) -> None:
+    """What is sent by OTLP/gRPC is in Jaeger as well."""
+    endpoint = f"http://127.0.0.1:{collector.grpc}"
+    told = json.loads(
+        otel_storage("demo", "--json", folder=tmp_path, endpoint=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    )
+    assert told["spans"]["state"] == "delivered", told["spans"]
+    with closing(SqlPipelineStorage(told["storage"])) as storage:
+        for run in told["runs"]:
+            check(jaeger, storage, run["run_id"])
+
+
+def test_both_backends_and_their_credentials(tmp_path: Path) -> None:
+    """Both exporters send every span, each with its own credential; one that is away does not hold up the other."""
+    with (
+        OtlpReceiver() as one,
+        OtlpReceiver() as other,
+        Collector(
+            tmp_path,
+            one.endpoint,
+            COLLECTOR_TRACES_TO="[otlp_http/jaeger, otlp_http/tempo]",
+            JAEGER_AUTHORIZATION="Bearer of-jaeger",
+            TEMPO_OTLP_ENDPOINT=other.endpoint,
+            TEMPO_AUTHORIZATION="Bearer of-tempo",
+        ) as program,
+    ):
+        assert isinstance(program, Collector)
+        other.misbehave(Respond(503))
+        told = json.loads(otel_storage("demo", "--json", folder=tmp_path, endpoint=program.endpoint))
+        count = told["spans"]["count"]
+        wait_until(lambda: len(one.spans) == count, "every span at one backend")
+        assert other.spans == []
+        other.behave()
+        wait_until(lambda: len(other.spans) == count, "every span at the other")
+        assert len(one.spans) == count
+        for receiver, credential in ((one, "Bearer of-jaeger"), (other, "Bearer of-tempo")):
+            assert {request.headers["authorization"] for request in receiver.requests} == {credential}
+        assert "of-jaeger" not in program.log
+        assert "of-tempo" not in program.log
 
 
 # --- secrets ---
