@@ -20,6 +20,8 @@ PROMETHEUS = build.ROOT / "collector/prometheus"
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 ALERTS = alerts.alerts()
 NAMES = sorted({alert.name for alert in ALERTS})
+pytestmark = pytest.mark.stack
+
 RUNBOOK = (build.ROOT / alerts.RUNBOOK).read_text()
 
 
