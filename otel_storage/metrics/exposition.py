@@ -284,7 +284,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _metrics(self) -> None:
         answer: tuple[bytes, str] | None = None
         with self.server.troubles.told() as told:
-            answer = render(self.server.reader.read(), self.headers.get("Accept", ""))
+            rendered = render(self.server.reader.read(), self.headers.get("Accept", ""))
+            self.server.reader.shown()
+            answer = rendered
         if answer is None:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, told[0] + "\n")
         else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, CompoundSelect, cast, func, select, union_all
+from sqlalchemy import BigInteger, CompoundSelect, cast, func, literal, select, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
 from otel_storage.results import host
@@ -52,13 +52,15 @@ class _Figures:
         )
 
 
-def read(database: Database) -> PipelineDigest:
-    """The figures of each pipeline that has a run."""
+def read(database: Database) -> tuple[PipelineDigest, int]:
+    """The figures of each pipeline that has a run; and how many finished runs were in no total."""
     pipelines: dict[str, _Figures] = {}
+    uncounted = 0
     with database.read() as connection:
         for row in connection.execute(_STATEMENT):
             pipelines.setdefault(row.pipeline_id, _Figures()).add(row)
-    return {pipeline_id: pipelines[pipeline_id].item() for pipeline_id in sorted(pipelines)}
+            uncounted += int(row.uncounted)
+    return {pipeline_id: pipelines[pipeline_id].item() for pipeline_id in sorted(pipelines)}, uncounted
 
 
 def _of_totals() -> Any:
@@ -78,10 +80,11 @@ def _of_totals() -> Any:
         _total.c.timed,
         _total.c.runtime,
         of_pipeline.label("last_ran"),
+        literal(0).label("uncounted"),
     ).where(_total.c.pipeline_task == "", _total.c.counted > _total.c.removed)
 
 
-def _of_runs(condition: ColumnElement[bool] | Any) -> Any:
+def _of_runs(condition: ColumnElement[bool] | Any, *, is_final: bool) -> Any:
     runtime = microseconds_between(_run.c.started, _run.c.completed)
     return (
         select(
@@ -91,6 +94,7 @@ def _of_runs(condition: ColumnElement[bool] | Any) -> Any:
             func.count(runtime).label("timed"),
             cast(func.sum(runtime), BigInteger).label("runtime"),
             func.max(_run.c.started, type_=UtcDateTime()).label("last_ran"),
+            (func.count() if is_final else literal(0)).label("uncounted"),
         )
         .where(condition)
         .group_by(_run.c.pipeline_id, _run.c.status)
@@ -100,7 +104,7 @@ def _of_runs(condition: ColumnElement[bool] | Any) -> Any:
 def _statement() -> CompoundSelect[Any]:
     """All in one statement, so that it sees one state: a run is counted by another process at any time."""
     is_active = _run.c.status.in_(PipelineTaskStatus.non_final_statuses())
-    return union_all(_of_totals(), _of_runs(schema.IS_UNCOUNTED), _of_runs(is_active))
+    return union_all(_of_totals(), _of_runs(schema.IS_UNCOUNTED, is_final=True), _of_runs(is_active, is_final=False))
 
 
 _STATEMENT = _statement()

@@ -12,9 +12,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, Table, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Select, Table, bindparam, func, insert, literal, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, OUTCOMES, outcome
@@ -36,11 +37,20 @@ from otel_storage.sql.types import load_json
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
+    from otel_storage.results.outbox import OutboxCounts
     from otel_storage.sql.engine import Database
     from otel_storage.sql.outbox import SqlOutbox
 
 CHUNK = 500
 """How many records are counted in one transaction: it holds SQLite's write lock."""
+
+_LONG_LOOK = 0.05
+"""Seconds that a look at the outbox may take, to be taken each time."""
+
+_LOOK_SHARE = 20
+"""How many times as long as a longer look took it serves."""
+
+_LONGEST_KEPT = 30.0
 
 _SEEN_LATELY = timedelta(minutes=5)
 _ACTIVE_READ = 10_000
@@ -100,7 +110,7 @@ class Addition:
                 execution = max(runtime, 0)
                 self.execution_time += execution
                 self.execution[bisect_left(_BOUNDS_US, execution)] += 1
-        if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run):
+        if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run.trace):
             self.traced_run_id = run.run_id
             record = row.id if row.source_id is None else row.source_id
             self.traced = {"record": record, "at": _microseconds(at), "execution": execution, "queue": queue}
@@ -126,14 +136,18 @@ class SqlTotals:
         self._outbox = outbox
         self._known_up_to = 0
         """The id of the newest run whose pipeline and tasks are known to have totals."""
+        self._outbox_counts: OutboxCounts | None = None
+        self._outbox_kept_until = 0.0
 
     def count(self, *, seconds: float | None = None) -> bool:
         """Count until nothing is left, or for about so many seconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
         for table in (_run, _result):
-            while self._count_chunk(table) == CHUNK:
+            after = None
+            while len(counted := self._count_chunk(table, after)) == CHUNK:
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
+                after = counted[-1]
         return True
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
@@ -156,31 +170,50 @@ class SqlTotals:
             rows = connection.execute(select(_total).order_by(_total.c.id)).all()
             active = [*_active_runs(connection), *_running_results(connection)]
             sending = _sending(connection, now)
-        unshown = [row.id for row in rows if row.shown is None] if as_shown else []
-        if unshown:
-            self._database.write(lambda connection: _mark_shown(connection, unshown, now))
-        totals = [
-            _as_total(row, withheld=as_shown and (row.shown is None or now < row.shown + SHOWN_FOR), now=now)
-            for row in rows
-        ]
-        return Figures(at=now, totals=totals, active=active, outbox=self._outbox.counts(), sending=sending)
+        withheld = {row.id for row in rows if as_shown and (row.shown is None or now < row.shown + SHOWN_FOR)}
+        return Figures(
+            at=now,
+            totals=[_as_total(row, withheld=row.id in withheld, now=now) for row in rows],
+            active=active,
+            outbox=self._count_outbox(),
+            sending=sending,
+            unshown=[row.id for row in rows if row.shown is None],
+        )
 
-    def _count_chunk(self, table: Table) -> int:
+    def show(self, unshown: Sequence[int]) -> None:
+        """Say that the totals were seen."""
+        if unshown:
+            now = self._clock()
+            self._database.write(lambda connection: _mark_shown(connection, sorted(unshown), now))
+
+    def _count_outbox(self) -> OutboxCounts:
+        """What is in the outbox; to count a great backlog takes long, so that is not done each time."""
+        began = time.monotonic()
+        if self._outbox_counts is None or began >= self._outbox_kept_until:
+            self._outbox_counts = self._outbox.counts()
+            took = time.monotonic() - began
+            self._outbox_kept_until = began + (min(took * _LOOK_SHARE, _LONGEST_KEPT) if took > _LONG_LOOK else 0)
+        return self._outbox_counts
+
+    def _count_chunk(self, table: Table, after: Any) -> Sequence[Any]:
+        """Count a chunk, behind the last of the chunk before; returns their ids and statuses."""
         found = _uncounted(table)
         # A look without the write lock: who has nothing to count must not make writers wait.
         with self._database.read() as connection:
             if connection.execute(found.limit(1)).first() is None:
-                return 0
+                return ()
+        if self._database.dialect == "postgresql":
+            found = _behind(found, table, after)
+        statement = found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)
         now = self._clock()
 
-        def work(connection: Connection) -> int:
-            statement = found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)
-            ids = connection.execute(statement).scalars().all()
-            if ids:
+        def work(connection: Connection) -> Sequence[Any]:
+            rows = connection.execute(statement).all()
+            if rows:
                 additions: Additions = {}
-                count(connection, table, ids, additions)
+                count(connection, table, [row.id for row in rows], additions)
                 add(connection, additions, now)
-            return len(ids)
+            return rows
 
         return self._database.write(work)
 
@@ -319,11 +352,19 @@ _OF_RUN = (
 
 
 def _uncounted(table: Table) -> Select[Any]:
-    statement = select(table.c.id).where(schema.IS_UNCOUNTED)
+    statement = select(table.c.id, table.c.status).where(schema.IS_UNCOUNTED)
     for name in mariadb.NAMES:
         # What it would read of another index it would lock.
         statement = statement.with_hint(table, f"FORCE INDEX (ix_{table.name}_uncounted)", dialect_name=name)
     return statement
+
+
+def _behind(found: Select[Any], table: Table, after: Any) -> Select[Any]:
+    """Begin where the last chunk ended: PostgreSQL's index has what was counted until it is vacuumed."""
+    order = (table.c.status, table.c.id)
+    if after is not None:
+        found = found.where(tuple_(*order) > tuple_(literal(after.status, table.c.status.type), literal(after.id)))
+    return found.order_by(*order)
 
 
 def _missing(connection: Connection, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -507,9 +548,9 @@ def _sending(connection: Connection, now: datetime) -> Sending:
     )
 
 
-def _is_sampled(run: Any) -> bool:
-    trace = load_json(run.trace)
-    return bool(trace and trace.get("sampled"))
+@lru_cache(maxsize=256)
+def _is_sampled(trace: str | None) -> bool:
+    return bool((load_json(trace) or {}).get("sampled"))
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
