@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -32,14 +33,17 @@ _PATIENCE = 3.0
 """Seconds that a collector has to accept the spans before they are said to wait."""
 
 COLLECTOR_ENDPOINT = "http://localhost:4318/v1/traces"
-COLLECTOR_COMMAND = [
+COMPOSE_FILE = Path(__file__).parents[2] / "collector" / "compose.yaml"
+"""In a checkout: a collector, Jaeger and all that watches runs, see there."""
+CONTAINER_COMMAND = [
     *("docker", "run", "--rm"),
     *("-p", "127.0.0.1:4318:4318"),
     *("-p", "127.0.0.1:16686:16686"),
-    "jaegertracing/jaeger:latest",
+    "jaegertracing/jaeger:2.13.0",
 ]
-"""Receives OTLP and shows traces at :data:`VIEWER_URL`, with nothing to configure."""
-VIEWER_URL = "http://localhost:16686/trace/"
+"""Without a checkout: receives OTLP and shows traces, with nothing to configure."""
+TRACES_URL = "http://localhost:16686"
+"""Where both show traces, unless ``OTEL_STORAGE_TRACES_URL`` says otherwise."""
 
 
 @dataclass
@@ -69,8 +73,9 @@ def demo(url: str | None, as_json: bool) -> None:
 
     \b
     JSON keys: storage (its URL), runs (as show --json has them), spans: state
-    (delivered, waiting, refused or off), count, endpoint, reason; commands:
-    show, collector, deliver (each a list of words).
+    (delivered, waiting, refused or off), count, endpoint, reason; links (where
+    each run's trace is seen, under $OTEL_STORAGE_TRACES_URL); commands: show,
+    collector, deliver (each a list of words).
     """
     if not host.is_installed():
         raise ConfigurationError(
@@ -89,6 +94,7 @@ def demo(url: str | None, as_json: bool) -> None:
                     "storage": storage.records.url,
                     "runs": [run_tree.as_json(run) for run in runs],
                     "spans": vars(spans),
+                    "links": _links(runs),
                     "commands": commands,
                 }
             )
@@ -215,9 +221,24 @@ def _commands(url: str | None, runs: list[Node], spans: Spans) -> dict[str, list
     elsewhere = [f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={COLLECTOR_ENDPOINT}"] if is_elsewhere else []
     return {
         "show": ["otel-storage", "show", *located, runs[1].facts["run_id"]],
-        "collector": COLLECTOR_COMMAND,
+        "collector": _collector_command(),
         "deliver": [*elsewhere, "otel-storage", "deliver", *located],
     }
+
+
+def _collector_command() -> list[str]:
+    """What starts something to receive spans and show traces: all that there is, where its files are at hand."""
+    if not COMPOSE_FILE.is_file():
+        return CONTAINER_COMMAND
+    here = Path.cwd()
+    file = COMPOSE_FILE.relative_to(here) if COMPOSE_FILE.is_relative_to(here) else COMPOSE_FILE
+    return ["docker", "compose", "-f", str(file), "up", "-d"]
+
+
+def _links(runs: list[Node]) -> list[str]:
+    """Where each run's trace is seen."""
+    base = os.environ.get("OTEL_STORAGE_TRACES_URL", "").rstrip("/") or TRACES_URL
+    return [f"{base}/trace/{run.facts['trace_id']}" for run in runs if run.facts["trace_id"]]
 
 
 def _summarise(
@@ -233,7 +254,11 @@ def _summarise(
         output.say("then deliver what waits:")
         output.say_command(commands["deliver"])
         output.say("and open:")
-        output.say_command([f"{VIEWER_URL}{runs[0].facts['trace_id']}"])
+    if spans.state == "delivered":
+        output.say("Where the traces go to Jaeger, open:")
+    if spans.state in ("waiting", "delivered"):
+        for link in _links(runs):
+            output.say_command([link])
     output.say("To see a run again:")
     output.say_command(commands["show"])
 

@@ -45,7 +45,9 @@ def test_without_collector(execute: Execute, tmp_path: Path) -> None:
     assert database.exists()
     assert "42 wait in the database" in done.stdout
     assert "otel-storage deliver\n" in done.stderr
-    assert "docker run" in done.stderr
+    assert "docker compose" in done.stderr or "docker run" in done.stderr
+    assert "docker run" not in done.stderr or re.search(r"jaegertracing/jaeger:\d+\.\d+\.\d+", done.stderr)
+    assert done.stderr.count("http://localhost:16686/trace/") == 3
     assert "One or more of the parent ids are not in the pipeline" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
@@ -90,7 +92,10 @@ def test_with_collector(execute: Execute) -> None:
             "reason": "",
         }
         assert_same_tree(document, receiver.spans)
-        told = execute("demo", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint})
+        assert document["links"] == [f"http://localhost:16686/trace/{run['trace_id']}" for run in document["runs"]]
+        viewer = {"OTEL_STORAGE_TRACES_URL": "https://jaeger.example.com/"}
+        told = execute("demo", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, **viewer})
+        assert told.stderr.count("https://jaeger.example.com/trace/") == 3
         assert f"all 42 delivered to {receiver.traces_endpoint}" in " ".join(told.stdout.split())
         assert "docker" not in told.stderr
 

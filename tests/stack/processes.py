@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import re
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -12,12 +16,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.chaos.ports import free_port
-
 __all__ = ["PATIENCE", "Program", "fetch", "free_port", "wait_until"]
 
 PATIENCE = 60.0
 """Seconds after which what does not come is given up."""
+
+
+_GIVEN: set[int] = set()
+
+
+def free_port() -> int:
+    """A port for a program of this process' tests alone, which it may leave and come back to.
+
+    Below those that the system gives to clients, and never the same twice: a program takes several, and starts later.
+    """
+    worker = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0)
+    first = 10_000 + worker % 4 * 2_500
+    dice = random.Random(time.monotonic_ns())  # noqa: S311 - no secret
+    while True:
+        port = dice.randrange(first, first + 2_500)
+        if port in _GIVEN:
+            continue
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            _GIVEN.add(port)
+            return port
 
 
 def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE, pause: float = 0.1) -> float:

@@ -1,16 +1,19 @@
-"""The programs of ``collector/`` with the configurations that are shipped there: the very files, on ports of a test's own.
+"""The programs of ``collector/`` with the configurations that are shipped there, on ports of a test's own.
 
-The collector and Jaeger take every address from the environment. Prometheus and Alertmanager take none: of their files a
-copy is made in which addresses are others, see :func:`replaced`.
+The collector and Jaeger take every address from the environment, and the very files. Prometheus and Alertmanager take
+none: of their files a copy is made in which addresses are others, see :func:`replaced`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.programs import program
 from tests.stack.processes import Program, fetch, free_port
@@ -140,12 +143,13 @@ class Collector(Program):
         """Where it takes OTLP/HTTP."""
         return f"http://127.0.0.1:{self.http}"
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric of its own over all series; 0 where it has none."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric of its own over all series that have the labels; 0 where there is none."""
         status, body = fetch(f"http://127.0.0.1:{self.metrics}/metrics")
         assert status == 200, body
-        values = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", body.decode(), re.MULTILINE)
-        return sum(map(float, values))
+        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+        found = re.findall(rf"^{name}(?:\{{([^}}]*)\}})? (\S+)$", body.decode(), re.MULTILINE)
+        return sum(float(value) for series, value in found if wanted <= set(series.split(",")))
 
 
 class Alertmanager(Program):
@@ -210,6 +214,7 @@ class Prometheus(Program):
         )
         (place / "prometheus.yml").write_text(config)
         (place / "rules.yml").write_text(replaced((SHIPPED / "prometheus" / "rules.yml").read_text(), rules or {}))
+        shutil.copy(SHIPPED / "prometheus" / "collector.yml", place)
         super().__init__(
             [
                 program("PROMETHEUS"),
@@ -228,3 +233,17 @@ class Prometheus(Program):
     def address(self) -> str:
         """Its own."""
         return f"http://127.0.0.1:{self.port}"
+
+    def query(self, expression: str) -> list[dict[str, str]]:
+        """The labels of what the expression gives now."""
+        status, body = fetch(f"{self.address}/api/v1/query?{urlencode({'query': expression})}")
+        assert status == 200, body
+        return [each["metric"] for each in json.loads(body)["data"]["result"]]
+
+    def exemplars(self, expression: str) -> list[dict[str, str]]:
+        """The labels of the exemplars of the last minutes, of the series that the expression names."""
+        now = time.time()
+        query = urlencode({"query": expression, "start": now - 600, "end": now + 60})
+        status, body = fetch(f"{self.address}/api/v1/query_exemplars?{query}")
+        assert status == 200, body
+        return [exemplar["labels"] for each in json.loads(body)["data"] for exemplar in each["exemplars"]]

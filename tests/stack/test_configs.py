@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from grafana import sources
+from otel_storage.cli import demo
 from tests.programs import program
 from tests.stack.stack import SHIPPED, replaced
 
@@ -153,6 +155,7 @@ def test_compose_variables_are_explained() -> None:
     assert documented(text) == variables(text.replace("$${", "{"))
 
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - it is looked for
 ADDRESS = re.compile(r"(?<![\w.])(?:0\.0\.0\.0|127\.0\.0\.1|localhost):\d+|https?://[^\s\"'}]+")
 
 
@@ -163,7 +166,7 @@ def test_addresses_come_from_the_environment(path: Path) -> None:
 
     rest = re.sub(r"\$\{[^}]*\}", "", text)
     assert ADDRESS.findall(rest) == []
-    assert "0.0.0.0" not in text
+    assert EVERYWHERE not in text
 
 
 @pytest.mark.stack
@@ -172,6 +175,12 @@ def test_prometheus_takes_its_configuration() -> None:
     told = run(program("PROMTOOL"), "check", "config", str(SHIPPED / "prometheus" / "prometheus.yml"))
 
     assert "rules found" in told
+
+
+@pytest.mark.stack
+def test_rules_of_the_collector_fire_and_are_silent() -> None:
+    """Each rule on what the collector tells of itself fires when it is to, and not otherwise."""
+    run(program("PROMTOOL"), "test", "rules", str(SHIPPED / "prometheus" / "tests" / "collector.yml"))
 
 
 @pytest.mark.stack
@@ -196,6 +205,8 @@ def test_versions_are_those_of_the_tests() -> None:
     assert module is not None
     # Jaeger 2.N is 1.(N + 63) in the numbering of its module.
     assert SERVICES["jaeger"]["image"].endswith(f":2.{int(module[1]) - 63}.{module[2]}")
+    # And what the demo names where there is no compose file.
+    assert demo.CONTAINER_COMMAND[-1] == SERVICES["jaeger"]["image"]
 
 
 def test_published_on_the_loopback_only() -> None:
@@ -272,7 +283,7 @@ def test_ports_that_are_published_are_listened_on_by_all() -> None:
             by_address = [v for v, value in {**defaults, **environment}.items() if str(value).endswith(f":{port}")]
             by_port = [v.replace("_PORT", "_HOST") for v, value in defaults.items() if value == port]
             [variable] = by_address + by_port
-            assert environment[variable].startswith("0.0.0.0"), (name, port)
+            assert environment[variable].startswith(EVERYWHERE), (name, port)
 
 
 def test_health_is_checked_where_it_can_be() -> None:
@@ -289,11 +300,23 @@ def test_alerts_are_told_where_the_environment_says() -> None:
     replaced((SHIPPED / "alertmanager" / "alertmanager.yml").read_text(), {found[1]: "http://alerts.example.com/"})
 
 
-def test_grafana_is_the_version_of_its_dashboards() -> None:
-    """The folders of Grafana are mounted where it looks for provisioning, and where that says that dashboards are."""
+def test_grafana_is_provisioned() -> None:
+    """Grafana finds its provisioning and its dashboards where they are mounted, and the addresses that they name."""
     mounts = dict(mount.split(":")[:2] for mount in SERVICES["grafana"]["volumes"])
+    environment = SERVICES["grafana"]["environment"]
 
     assert mounts["../grafana/provisioning"] == "/etc/grafana/provisioning"
-    for provider in (ROOT / "grafana" / "provisioning" / "dashboards").glob("*.y*ml"):
-        for each in yaml.safe_load(provider.read_text())["providers"]:
-            assert each["options"]["path"] == mounts["../grafana/dashboards"]
+    assert mounts["../grafana/dashboards"] == sources.DASHBOARDS_PATH
+    defaults = variables("\n".join(v for name, v in environment.items() if not name.startswith("GF_")))
+    assert defaults == sources.ENVIRONMENT
+
+
+def test_nobody_is_told_twice() -> None:
+    """Alertmanager groups by the labels that the rules set, and tells of Grafana's copy of an alert only by itself."""
+    config = yaml.safe_load((SHIPPED / "alertmanager" / "alertmanager.yml").read_text())
+    rules = yaml.safe_load((SHIPPED / "prometheus" / "rules.yml").read_text())
+    labels = {label for group in rules["groups"] for rule in group["rules"] for label in rule["labels"]}
+
+    assert set(config["route"]["group_by"]) == {"alertname", "job", "pipeline"} <= {"alertname", "job"} | labels
+    [inhibition] = config["inhibit_rules"]
+    assert set(inhibition["equal"]) - {"alertname", "job"} <= labels

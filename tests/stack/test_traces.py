@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,66 +17,22 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan
-from tests.stack.processes import fetch, wait_until
-from tests.stack.stack import Collector, Jaeger, JaegerTrace, tags
-from tests.with_celery.traces import statuses, trace_id, tree
+from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan, Respond
+from tests.stack.processes import fetch, free_port, wait_until
+from tests.stack.runs import check, otel_storage
+from tests.stack.stack import Collector, Jaeger, tags
 
 pytestmark = pytest.mark.stack
-
-ROOT = Path(__file__).parents[2]
-
-
-def otel_storage(*arguments: str, folder: Path, endpoint: str, expected: Sequence[int] = (0,)) -> str:
-    """Call the command in a process of its own; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "otel_storage.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode in expected, done.stderr
-    return done.stdout
-
-
-def check(jaeger: Jaeger, storage: SqlPipelineStorage, run_id: str) -> JaegerTrace:
-    """Wait until the trace of the run is whole in Jaeger, and check that it is the run.
-
-    Raises:
-        AssertionError: it is not.
-    """
-    expected = tree(storage, run_id)
-
-    def found() -> dict[str, str]:
-        seen = jaeger.trace(trace_id(run_id))
-        return seen.tree if seen else {}
-
-    wait_until(lambda: len(found()) >= len(expected), f"{len(expected)} spans of {run_id} in Jaeger")
-    told = jaeger.trace(trace_id(run_id))
-    assert told is not None
-    assert told.tree == expected
-    assert [root["spanID"] for root in told.roots] == [id_ for id_, parent in expected.items() if not parent]
-    assert told.warnings == []
-    for span_id, status in statuses(storage, run_id).items():
-        found_tags = tags(told.span(span_id))
-        assert found_tags["otel_storage.status"] == status
-        is_error = status in ("RUNTIME_ERROR", "VALIDATION_ERROR", "CONFIG_ERROR")
-        assert found_tags.get("otel.status_code") == ("ERROR" if is_error else None), (status, found_tags)
-        # A span that failed says why.
-        assert bool(found_tags.get("otel.status_description")) is is_error
-    return told
 
 
 @pytest.fixture(scope="module")
 def demo(module_folder: Path, collector: Collector) -> dict[str, Any]:
-    """The demo's runs, delivered to the collector."""
-    told: dict[str, Any] = json.loads(
-        otel_storage("demo", "--json", folder=module_folder, endpoint=collector.endpoint)
-    )
-    assert told["spans"]["state"] == "delivered", told["spans"]
+    """The demo's runs, of a time when there was no collector, delivered to it later."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    told: dict[str, Any] = json.loads(otel_storage("demo", "--json", folder=module_folder, endpoint=nowhere))
+    assert told["spans"]["state"] == "waiting", told["spans"]
+    delivered = json.loads(otel_storage("deliver", "--json", folder=module_folder, endpoint=collector.endpoint))
+    assert delivered["sent"] == told["spans"]["count"]
     return told
 
 
@@ -98,10 +51,11 @@ def test_every_run_of_the_demo_is_a_trace(jaeger: Jaeger, demo: dict[str, Any], 
     assert sum(len(trace.spans) for trace in found) == demo["spans"]["count"]
 
 
-def test_the_link_that_is_told_opens_the_run(jaeger: Jaeger, demo: dict[str, Any]) -> None:
-    """The last part of the link that the demo prints is an id that Jaeger knows."""
-    for run in demo["runs"]:
-        assert jaeger.trace(run["trace_id"]) is not None
+def test_the_links_that_are_told_open_the_runs(jaeger: Jaeger, demo: dict[str, Any]) -> None:
+    """The demo prints a link for each run, the last part of which is an id that Jaeger knows."""
+    assert len(demo["links"]) == len(demo["runs"])
+    for link in demo["links"]:
+        assert jaeger.trace(link.rpartition("/trace/")[2]) is not None
 
 
 def test_the_exception_is_told(jaeger: Jaeger, demo: dict[str, Any], storage: SqlPipelineStorage) -> None:
@@ -109,9 +63,7 @@ def test_the_exception_is_told(jaeger: Jaeger, demo: dict[str, Any], storage: Sq
     [run] = [run for run in demo["runs"] if run["status"] == "RUNTIME_ERROR"]
     told = check(jaeger, storage, run["run_id"])
 
-    [exception] = [
-        tags(log) for span in told.spans for log in span["logs"] if tags(log).get("event") == "exception"
-    ]
+    [exception] = [tags(log) for span in told.spans for log in span["logs"] if tags(log).get("event") == "exception"]
     assert exception["exception.type"] == "LookupError"
     assert "no exchange rate for XAU" in exception["exception.message"]
     assert exception["exception.stacktrace"].startswith("Traceback")
@@ -145,7 +97,50 @@ def compare(sent: ReceivedSpan, told: dict[str, Any]) -> None:
         found.pop(own, None)
     assert found == dict(sent.attributes)
     events = [(each.name, dict(each.attributes)) for each in sent.events]
-    assert [(tags(log)["event"], {k: v for k, v in tags(log).items() if k != "event"}) for log in told["logs"]] == events
+    assert [
+        (tags(log)["event"], {k: v for k, v in tags(log).items() if k != "event"}) for log in told["logs"]
+    ] == events
+
+
+def test_grpc_arrives_too(jaeger: Jaeger, collector: Collector, tmp_path: Path) -> None:
+    """What is sent by OTLP/gRPC is in Jaeger as well."""
+    endpoint = f"http://127.0.0.1:{collector.grpc}"
+    told = json.loads(
+        otel_storage("demo", "--json", folder=tmp_path, endpoint=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    )
+    assert told["spans"]["state"] == "delivered", told["spans"]
+    with closing(SqlPipelineStorage(told["storage"])) as storage:
+        for run in told["runs"]:
+            check(jaeger, storage, run["run_id"])
+
+
+def test_both_backends_and_their_credentials(tmp_path: Path) -> None:
+    """Both exporters send every span, each with its own credential; one that is away does not hold up the other."""
+    with (
+        OtlpReceiver() as one,
+        OtlpReceiver() as other,
+        Collector(
+            tmp_path,
+            one.endpoint,
+            COLLECTOR_TRACES_TO="[otlp_http/jaeger, otlp_http/tempo]",
+            JAEGER_AUTHORIZATION="Bearer of-jaeger",
+            TEMPO_OTLP_ENDPOINT=other.endpoint,
+            TEMPO_AUTHORIZATION="Bearer of-tempo",
+        ) as program,
+    ):
+        assert isinstance(program, Collector)
+        other.misbehave(Respond(503))
+        told = json.loads(otel_storage("demo", "--json", folder=tmp_path, endpoint=program.endpoint))
+        count = told["spans"]["count"]
+        wait_until(lambda: len(one.spans) == count, "every span at one backend")
+        assert other.spans == []
+        other.behave()
+        wait_until(lambda: len(other.spans) == count, "every span at the other")
+        assert len(one.spans) == count
+        for receiver, credential in ((one, "Bearer of-jaeger"), (other, "Bearer of-tempo")):
+            assert {request.headers["authorization"] for request in receiver.requests} == {credential}
+        assert "of-jaeger" not in program.log
+        assert "of-tempo" not in program.log
 
 
 # --- secrets ---
@@ -157,7 +152,7 @@ SECRETS = {
     "jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl": "eyJhbGciOiJIUzI1NiJ9",
     "key AKIAIOSFODNN7EXAMPLE was refused": "AKIAIOSFODNN7EXAMPLE",
     "token ghp_abcdefghijklmnopqrstuvwx0123456789": "ghp_abcdefghijklmnopqrstuvwx0123456789",
-    "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJBAKj34GkxFhD\n-----END RSA PRIVATE KEY-----": "MIIBOgIBAAJBAKj34GkxFhD",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJBAKj\n-----END RSA PRIVATE KEY-----": "MIIBOgIBAAJBAKj",
     "connect(user=app&password=hunter2-pair&x=1)": "hunter2-pair",
     'POST {"api_key": "hunter2-json", "page": 3}': "hunter2-json",
 }
@@ -210,9 +205,10 @@ def test_a_full_queue_refuses(module_folder: Path) -> None:
     # No Jaeger, and room for a few requests: not less than what a batch is to be.
     with Collector(folder, COLLECTOR_QUEUE_BYTES="600000") as program:
         assert isinstance(program, Collector)
-        answers = [fetch(f"{program.endpoint}/v1/traces", large_span())[0] for _ in range(20)]
-        assert answers[0] == 200
-        assert answers[-1] == 503
+        for size in (50_000, 5_000, 500):
+            answers = [fetch(f"{program.endpoint}/v1/traces", one_span(size))[0] for _ in range(20)]
+            assert answers[-1] == 503
+            assert set(answers) == {200, 503}
         told = json.loads(otel_storage("demo", "--json", folder=folder, endpoint=program.endpoint))
         assert told["spans"]["state"] == "waiting"
         assert "503" in told["spans"]["reason"]
@@ -222,7 +218,32 @@ def test_a_full_queue_refuses(module_folder: Path) -> None:
         assert status["outbox"]["refused"] == 0
 
 
-def large_span() -> bytes:
-    """A request of one span, of some 50 kB."""
-    span = {"traceId": uuid.uuid4().hex, "spanId": uuid.uuid4().hex[:16], "name": "x" * 50_000}
+def test_what_a_backend_refuses_for_good_is_counted(module_folder: Path) -> None:
+    """The collector drops what its backend will never take, and counts it under the names that the rules ask for.
+
+    The records are still there: a replay sends the spans once more.
+    """
+    folder = module_folder / uuid.uuid4().hex
+    folder.mkdir()
+    with OtlpReceiver() as backend, Collector(folder, backend.endpoint) as program:
+        assert isinstance(program, Collector)
+        of_traces = {"exporter": "otlp_http/jaeger", "data_type": "traces"}
+        assert program.metric("otelcol_exporter_queue_capacity", **of_traces) == 1_000_000_000
+        backend.misbehave(Respond(401))
+        told = json.loads(otel_storage("demo", "--json", folder=folder, endpoint=program.endpoint))
+        assert told["spans"]["state"] == "delivered"
+        wait_until(
+            lambda: program.metric("otelcol_exporter_send_failed_spans_total", exporter="otlp_http/jaeger"),
+            "the collector has given up",
+        )
+        wait_until(lambda: program.metric("otelcol_exporter_queue_size", **of_traces) == 0, "the queue is empty")
+        backend.behave()
+        otel_storage("replay", "--since", "1h", folder=folder, endpoint=program.endpoint)
+        otel_storage("deliver", folder=folder, endpoint=program.endpoint)
+        wait_until(lambda: len(backend.spans) == told["spans"]["count"], "the spans, replayed")
+
+
+def one_span(size: int) -> bytes:
+    """A request of one span, of a bit more than so many bytes."""
+    span = {"traceId": uuid.uuid4().hex, "spanId": uuid.uuid4().hex[:16], "name": "x" * size}
     return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
