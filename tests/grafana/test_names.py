@@ -97,6 +97,7 @@ def unknown(expr: str) -> set[str]:
     for name, labels in parsed.metrics.items():
         if name in METRICS:
             own = {prometheus_label(attribute) for attribute in METRICS[name].attributes} | SCRAPED
+            own |= {prometheus_label(families.OVERFLOW)}
             own |= {"le"} if name.endswith("_bucket") else set()
         elif name in FOREIGN:
             own = FOREIGN[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from grafana import build
 from grafana.queries import GRAFANA_VARIABLES, PromQl, queries, runnable
 from grafana.run import TRACE_VARIABLE
 from tests.conftest import without_settings
@@ -102,6 +104,24 @@ def test_a_failure_is_told_of(prometheus: Prometheus) -> None:
 def test_queries_that_may_be_empty_are_valid(prometheus: Prometheus, query: PromQl) -> None:
     """A query that says why it may return nothing is valid."""
     ask(prometheus, "query", query=query.expr)
+
+
+def test_graphs_show_runs_by_their_traces(prometheus: Prometheus) -> None:
+    """Each graph that says so has exemplars: the trace ids of runs, which lead to their traces."""
+    exprs = {
+        runnable(query.expr)
+        for dashboard in build.dashboards()
+        for panel in dashboard.panels
+        for query in panel.queries
+        if query.exemplar
+    }
+    assert len(exprs) >= 2
+    for expr in exprs:
+        now = time.time()
+        found = ask(prometheus, "query_exemplars", query=expr, start=str(now - 3600), end=str(now))
+        trace_ids = {exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]}
+        assert trace_ids, expr
+        assert all(re.fullmatch("[0-9a-f]{32}", trace_id) for trace_id in trace_ids)
 
 
 def test_a_query_that_is_not_valid_is_seen(prometheus: Prometheus) -> None:
