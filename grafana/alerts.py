@@ -345,6 +345,20 @@ def alerts(overdue: Mapping[str, str] = limits.OVERDUE) -> list[Alert]:
             when_empty="nothing waits",
         ),
         Alert(
+            name="OtelStorageMetricsOverflow",
+            expr=(
+                'max by (job) (otel_storage_task_results_total{otel_metric_overflow="true"})\n'
+                "or\n"
+                'max by (job) (otel_storage_runs_total{otel_metric_overflow="true"})'
+            ),
+            severity=WARNING,
+            group="otel-storage-telemetry",
+            summary="There are more pipelines and tasks than are told apart: no alert tells of the others",
+            description="They are one series together, so that metrics stay few.",
+            runbook="Raise `otel-storage metrics --max-series`.",
+            when_empty="there are few pipelines",
+        ),
+        Alert(
             name="OtelStorageMetricsMissing",
             expr=(
                 f"group by (job) (last_over_time({age}[{limits.METRICS_MEMORY}])) unless group by (job) ({age})\n"

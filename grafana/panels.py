@@ -136,6 +136,17 @@ class Panel:
         return panel
 
 
+STAT_OPTIONS: Json = {
+    "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    "orientation": "auto",
+    "textMode": "auto",
+    "colorMode": "background",
+    "graphMode": "none",
+    "justifyMode": "auto",
+    "wideLayout": True,
+    "showPercentChange": False,
+    "percentChangeColorMode": "standard",
+}
 TABLE_OPTIONS: Json = {"frameIndex": 0, "cellHeight": "sm", "showHeader": True}
 TABLE_CELLS: Json = {"align": "auto", "filterable": True, "inspect": False, "cellOptions": {"type": "auto"}}
 
@@ -170,17 +181,7 @@ def stat(
         no_value=no_value,
         decimals=decimals,
         defaults={"color": {"mode": "thresholds"}},
-        options={
-            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-            "orientation": "auto",
-            "textMode": "auto",
-            "colorMode": "background",
-            "graphMode": "area" if graph else "none",
-            "justifyMode": "auto",
-            "wideLayout": True,
-            "showPercentChange": False,
-            "percentChangeColorMode": "standard",
-        },
+        options=STAT_OPTIONS | {"graphMode": "area" if graph else "none"},
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import urllib.parse
+
 from grafana.alerts import FAILED_ONLY, PIPELINE, STATUS, TASK
 from grafana.limits import LONG_FLOOR, OVERDUE_FLOOR, RATIO, WAITING, seconds
 from grafana.panels import (
@@ -63,12 +66,12 @@ def results(selector: str, by: str, window: str = RANGE) -> str:
 
 
 def quantile(value: float, selector: str, by: str, window: str = RANGE) -> str:
-    """How long all but the slowest runs took; every result counted."""
+    """How long all but the slowest runs took; every result counted. Nothing, and no NaN, where none ran."""
     inner = (
         f"max by (job, {PIPELINE}, cicd_pipeline_result, error_type, le) "
         f"(cicd_pipeline_run_duration_seconds_bucket{{{selector}}})"
     )
-    return f"histogram_quantile({value}, sum by ({by}, le) (increase({inner}{window})))"
+    return f"histogram_quantile({value}, sum by ({by}, le) (increase({inner}{window}))) >= 0"
 
 
 def percentile_legend(value: float) -> str:
@@ -86,6 +89,10 @@ def active(state: str, by: str) -> str:
     inner = f"max by (job, {PIPELINE}) (cicd_pipeline_run_active{{{CHOSEN}, {state}}})"
     return f"sum by ({by}) ({inner})" if by else f"sum ({inner})"
 
+
+TEMPO_FAILED = 'span.otel_storage.record.kind = "PipelineExecution" && status = error'
+JAEGER_FAILED = {"otel_storage.record.kind": "PipelineExecution", "error": "true"}
+"""What finds the roots of runs that failed; cancelled ones are no errors."""
 
 FAILURES = ((None, GREEN), (1, RED))
 LONG = ((None, GREEN), (seconds(LONG_FLOOR), ORANGE), (3600, RED))
@@ -270,9 +277,26 @@ def _every_pipeline(source: TraceSource) -> Panel:
             by_name("Active", unit="short", decimals=0),
             by_name("Oldest active", unit="s", decimals=0, thresholds=steps_of(*LONG), custom__cellOptions=COLORED),
             by_name("Last start", unit="dateTimeFromNow"),
-            by_name("Last failure", unit="dateTimeFromNow"),
+            by_name("Last failure", unit="dateTimeFromNow", links=[_explore(source)]),
         ],
     )
+
+
+def _explore(source: TraceSource) -> Json:
+    """Leads from a line to the traces of that pipeline's failed runs, the last first."""
+    pipeline = "${__data.fields.Pipeline}"
+    if source.type == "tempo":
+        query = tempo_search(f'{{ {TEMPO_FAILED} && span.cicd.pipeline.name = "{pipeline}" }}')
+    else:
+        query = jaeger_search({**JAEGER_FAILED, "cicd.pipeline.name": pipeline})
+    pane = {
+        "datasource": "${traces}",
+        "queries": [{"refId": "A", "datasource": source.ref, **query}],
+        "range": {"from": "now-7d", "to": "now"},
+    }
+    # What Grafana replaces must stay as it is.
+    panes = urllib.parse.quote(json.dumps({"a": pane}), safe="${}_.")
+    return {"title": "Its trace: the first of these", "url": f"/explore?schemaVersion=1&orgId=1&panes={panes}"}
 
 
 def _graphs() -> list[list[Panel]]:
@@ -417,8 +441,8 @@ def failed_runs(source: TraceSource) -> list[list[Panel]]:
     late = "A trace is found once its run has ended and was sent."
     if source.type == "tempo":
         query = (
-            '{ span.otel_storage.record.kind = "PipelineExecution" && status = error '
-            '&& span.cicd.pipeline.name =~ "${pipeline:pipe}" } | select(span.otel_storage.status, statusMessage)'
+            f'{{ {TEMPO_FAILED} && span.cicd.pipeline.name =~ "${{pipeline:pipe}}" }}'
+            " | select(span.otel_storage.status, statusMessage)"
         )
         return [
             [
@@ -433,14 +457,13 @@ def failed_runs(source: TraceSource) -> list[list[Panel]]:
                 )
             ]
         ]
-    everything = {"otel_storage.record.kind": "PipelineExecution", "error": "true"}
     return [
         [
             trace_table(
                 source,
                 "Last failed runs, of all pipelines",
                 f"Newest first; click a trace id to open its run. {late}",
-                jaeger_search(everything),
+                jaeger_search(JAEGER_FAILED),
                 no_value="no failed run was found",
                 width=24,
                 height=8,
@@ -451,7 +474,7 @@ def failed_runs(source: TraceSource) -> list[list[Panel]]:
                 source,
                 "Last failed runs of $pipeline",
                 f"A table for each pipeline that is chosen: Jaeger searches for one value of a tag. {late}",
-                jaeger_search({**everything, "cicd.pipeline.name": "$pipeline"}),
+                jaeger_search({**JAEGER_FAILED, "cicd.pipeline.name": "$pipeline"}),
                 no_value="no failed run was found",
                 width=12,
                 height=7,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from grafana.alerts import PIPELINE, TASK
 from grafana.panels import (
+    BLUE,
     GREEN,
     JAEGER,
     JOB_VARIABLE,
     METRICS_VARIABLE,
     ORANGE,
     RED,
+    STAT_OPTIONS,
     TABLE_CELLS,
     TABLE_OPTIONS,
     Dashboard,
@@ -59,10 +61,6 @@ TRACE_VARIABLE = Variable(
 
 
 def _trace(source: TraceSource) -> Panel:
-    if source.type == "jaeger":
-        query: Json = {"query": "$trace"}
-    else:
-        query = {"queryType": "traceql", "query": "$trace", "tableType": "traces", "limit": 20, "filters": []}
     return Panel(
         title="The run",
         type="traces",
@@ -70,7 +68,7 @@ def _trace(source: TraceSource) -> Panel:
         width=24,
         height=16,
         source=source,
-        traces=query,
+        traces=_trace_of(source),
         no_value="Type a run id above. A trace is there once the first task has ended and was sent.",
     )
 
@@ -103,7 +101,7 @@ def _failed_tasks(source: TraceSource) -> Panel:
         width=24,
         height=7,
         source=source,
-        traces={"query": "$trace"},
+        traces=_trace_of(source),
         no_value="no task failed",
         defaults={"custom": TABLE_CELLS | {"inspect": True}},
         options=TABLE_OPTIONS,
@@ -155,17 +153,43 @@ def _failed_tasks(source: TraceSource) -> Panel:
     )
 
 
-def _usual() -> list[Panel]:
+def _trace_of(source: TraceSource) -> Json:
+    if source.type == "jaeger":
+        return {"query": "$trace"}
+    return {"queryType": "traceql", "query": "$trace", "tableType": "traces", "limit": 20, "filters": []}
+
+
+def _took(source: TraceSource) -> Panel:
+    """How long the run took: its root's span, the longest of the trace."""
+    return Panel(
+        title="This run took",
+        type="stat",
+        description="From its trace. Of a run that is not finished, and has no root yet: the longest span so far.",
+        width=4,
+        height=4,
+        source=source,
+        traces=_trace_of(source),
+        unit="ms",
+        steps=((None, BLUE),),
+        decimals=1,
+        no_value="no run",
+        defaults={"color": {"mode": "thresholds"}},
+        options=STAT_OPTIONS | {"reduceOptions": {"calcs": ["max"], "fields": "/^duration$/i", "values": False}},
+    )
+
+
+def _usual(source: TraceSource) -> list[Panel]:
     executing = f"{CHOSEN}, {EXECUTING}"
     steps = ((None, GREEN),)
 
     def of(title: str, what: str, expr: str) -> Panel:
         return stat(
-            title, what, Query(expr=expr, instant=True), width=6, unit="s", steps=steps, decimals=1, no_value="no run"
+            title, what, Query(expr=expr, instant=True), width=5, unit="s", steps=steps, decimals=1, no_value="no run"
         )
 
     within = "Of the chosen pipeline's runs in this time range, whatever became of them."
     return [
+        _took(source),
         of("Half took less than", within, quantile(0.5, executing, PIPELINE)),
         of("95 % took less than", within, quantile(0.95, executing, PIPELINE)),
         of("99 % took less than", within, quantile(0.99, executing, PIPELINE)),
@@ -179,7 +203,7 @@ def _usual() -> list[Panel]:
 
 def _task_quantile(metric: str, value: float) -> str:
     inner = f"max by (job, {PIPELINE}, {TASK}, le) ({metric}_bucket{{{CHOSEN}}})"
-    return f"histogram_quantile({value}, sum by ({PIPELINE}, {TASK}, le) (increase({inner}{RANGE})))"
+    return f"histogram_quantile({value}, sum by ({PIPELINE}, {TASK}, le) (increase({inner}{RANGE}))) >= 0"
 
 
 def _tasks() -> Panel:
@@ -306,7 +330,7 @@ def dashboard(source: TraceSource) -> Dashboard:
             [_trace(source)],
             [_failed_tasks(source)],
             row("Earlier runs of $pipeline"),
-            _usual(),
+            _usual(source),
             _history(),
             [_tasks()],
             row("Other failed runs"),

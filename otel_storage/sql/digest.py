@@ -12,7 +12,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from otel_storage.results import host
 from otel_storage.results.base import PipelineDigest, PipelineDigestItem
 from otel_storage.results.status import FAILED, PipelineTaskStatus
-from otel_storage.sql import schema
+from otel_storage.sql import schema, totals
 from otel_storage.sql.durations import microseconds_between
 from otel_storage.sql.types import UtcDateTime
 
@@ -104,7 +104,9 @@ def _of_runs(condition: ColumnElement[bool] | Any, *, is_final: bool) -> Any:
 def _statement() -> CompoundSelect[Any]:
     """All in one statement, so that it sees one state: a run is counted by another process at any time."""
     is_active = _run.c.status.in_(PipelineTaskStatus.non_final_statuses())
-    return union_all(_of_totals(), _of_runs(schema.IS_UNCOUNTED, is_final=True), _of_runs(is_active, is_final=False))
+    return union_all(
+        _of_totals(), _of_runs(totals.is_uncounted(_run), is_final=True), _of_runs(is_active, is_final=False)
+    )
 
 
 _STATEMENT = _statement()

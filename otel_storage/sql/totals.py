@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, Table, bindparam, func, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, OUTCOMES, outcome
@@ -67,7 +67,6 @@ _total = schema.total
 Key = tuple[str, str, PipelineTaskStatus, str]
 """Pipeline, task or nothing, status, outcome."""
 
-_MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOUNDS_US = [round(bound * 1_000_000) for bound in BOUNDS]
 _ACTIVE = tuple(PipelineTaskStatus.non_final_statuses())
@@ -95,16 +94,16 @@ class Addition:
         """Add a record that was not counted; ``run`` is the row of its run."""
         self.counted += 1
         at = row.completed or row.created
-        hour = int((at - _EPOCH) // timedelta(hours=1))
+        hour = _hour(at)
         self.hours[hour] = self.hours.get(hour, 0) + 1
         queue = execution = None
         if row.started is not None:
-            queue = max((row.started - row.created) // _MICROSECOND, 0)
+            queue = max(_microseconds(row.started - row.created), 0)
             self.queue_time += queue
             self.queue[bisect_left(_BOUNDS_US, queue)] += 1
             self.last_started = _later(self.last_started, row.started)
             if row.completed is not None:
-                runtime = (row.completed - row.started) // _MICROSECOND
+                runtime = _microseconds(row.completed - row.started)
                 self.timed += 1
                 self.runtime += runtime
                 execution = max(runtime, 0)
@@ -113,7 +112,7 @@ class Addition:
         if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run.trace):
             self.traced_run_id = run.run_id
             record = row.id if row.source_id is None else row.source_id
-            self.traced = {"record": record, "at": _microseconds(at), "execution": execution, "queue": queue}
+            self.traced = {"record": record, "at": _microseconds(at - _EPOCH), "execution": execution, "queue": queue}
         self.last_completed = _later(self.last_completed, at)
 
     def remove(self, row: Any) -> None:
@@ -121,7 +120,7 @@ class Addition:
         self.removed += 1
         if row.started is not None and row.completed is not None:
             self.timed -= 1
-            self.runtime -= (row.completed - row.started) // _MICROSECOND
+            self.runtime -= _microseconds(row.completed - row.started)
 
 
 Additions = dict[Key, Addition]
@@ -196,22 +195,24 @@ class SqlTotals:
         return self._outbox_counts
 
     def _count_chunk(self, table: Table, after: Any) -> Sequence[Any]:
-        """Count a chunk, behind the last of the chunk before; returns their ids and statuses."""
+        """Count a chunk, from where the last one ended; returns the rows' ids and when they ended."""
         found = _uncounted(table)
+        if after is not None:
+            # PostgreSQL's index has what was counted until it is vacuumed.
+            found = found.where(table.c.completed >= after.completed)
         # A look without the write lock: who has nothing to count must not make writers wait.
         with self._database.read() as connection:
             if connection.execute(found.limit(1)).first() is None:
                 return ()
-        if self._database.dialect == "postgresql":
-            found = _behind(found, table, after)
-        statement = found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)
         now = self._clock()
 
         def work(connection: Connection) -> Sequence[Any]:
-            rows = connection.execute(statement).all()
+            rows = connection.execute(found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)).all()
             if rows:
                 additions: Additions = {}
-                count(connection, table, [row.id for row in rows], additions)
+                are_these = table.c.id.in_([row.id for row in rows])
+                tally(connection, table, are_these, additions)
+                connection.execute(update(table).where(are_these).values(counted=True))
                 add(connection, additions, now)
             return rows
 
@@ -236,27 +237,25 @@ class SqlTotals:
         return pairs | {(row.pipeline_id, "") for row in found}, found[0].id
 
 
-def count(connection: Connection, table: Table, ids: Sequence[int], additions: Additions) -> None:
-    """Mark the records as counted, which are locked and are not; what is to be added to the totals for it is added."""
+def tally(connection: Connection, table: Table, condition: ColumnElement[bool], additions: Additions) -> None:
+    """Add what the records, which are locked and were not counted, add to the totals."""
     if table is _run:
-        rows = connection.execute(select(*_STATE(_run), *_OF_RUN).where(_run.c.id.in_(ids))).all()
-        for row in rows:
+        for row in connection.execute(select(*_STATE(_run), *_OF_RUN).where(condition)):
             key = (row.pipeline_id, "", row.status, outcome(row.status, row.message or ""))
             additions.setdefault(key, Addition()).count(row, row)
-    else:
-        statement = (
-            select(*_STATE(_result), _result.c.execution_id, _task.c.pipeline_task)
-            .join_from(_result, _task, _task.c.id == _result.c.task_execution_id)
-            .where(_result.c.id.in_(ids))
-        )
-        rows = connection.execute(statement).all()
-        runs = connection.execute(select(_run.c.id, *_OF_RUN).where(_run.c.id.in_({row.execution_id for row in rows})))
-        by_id = {run.id: run for run in runs}
-        for row in rows:
-            if (run := by_id.get(row.execution_id)) is not None:
-                key = (run.pipeline_id, row.pipeline_task, row.status, OUTCOMES[row.status])
-                additions.setdefault(key, Addition()).count(row, run)
-    connection.execute(update(table).where(table.c.id.in_(ids)).values(counted=True))
+        return
+    statement = (
+        select(*_STATE(_result), _result.c.execution_id, _task.c.pipeline_task)
+        .join_from(_result, _task, _task.c.id == _result.c.task_execution_id)
+        .where(condition)
+    )
+    rows = connection.execute(statement).all()
+    runs = connection.execute(select(_run.c.id, *_OF_RUN).where(_run.c.id.in_({row.execution_id for row in rows})))
+    by_id = {run.id: run for run in runs}
+    for row in rows:
+        if (run := by_id.get(row.execution_id)) is not None:
+            key = (run.pipeline_id, row.pipeline_task, row.status, OUTCOMES[row.status])
+            additions.setdefault(key, Addition()).count(row, run)
 
 
 def add(connection: Connection, additions: Additions, now: datetime) -> None:
@@ -351,20 +350,17 @@ _OF_RUN = (
 )
 
 
+def is_uncounted(table: Table) -> ColumnElement[bool]:
+    """Whether a record is final and in no total; it can have a time without being final."""
+    return and_(table.c.completed.is_not(None), table.c.counted.is_(None), table.c.status.in_(FINAL))
+
+
 def _uncounted(table: Table) -> Select[Any]:
-    statement = select(table.c.id, table.c.status).where(schema.IS_UNCOUNTED)
+    statement = select(table.c.id, table.c.completed).where(is_uncounted(table)).order_by(table.c.completed)
     for name in mariadb.NAMES:
         # What it would read of another index it would lock.
         statement = statement.with_hint(table, f"FORCE INDEX (ix_{table.name}_uncounted)", dialect_name=name)
     return statement
-
-
-def _behind(found: Select[Any], table: Table, after: Any) -> Select[Any]:
-    """Begin where the last chunk ended: PostgreSQL's index has what was counted until it is vacuumed."""
-    order = (table.c.status, table.c.id)
-    if after is not None:
-        found = found.where(tuple_(*order) > tuple_(literal(after.status, table.c.status.type), literal(after.id)))
-    return found.order_by(*order)
 
 
 def _missing(connection: Connection, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -457,7 +453,7 @@ def _as_total(row: Any, *, withheld: bool, now: datetime) -> Total:
 
 def _lately(row: Any, now: datetime) -> int:
     """How many of those counted completed in this hour and the one before it."""
-    hour = int((now - _EPOCH) // timedelta(hours=1))
+    hour = _hour(now)
     if row.hour >= hour:
         return int(row.in_hour + row.in_hour_before)
     return int(row.in_hour) if row.hour == hour - 1 else 0
@@ -557,5 +553,10 @@ def _later(one: datetime | None, other: datetime | None) -> datetime | None:
     return max(filter(None, (one, other)), default=None)
 
 
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
+def _microseconds(time: timedelta) -> int:
+    return (time.days * 86_400 + time.seconds) * 1_000_000 + time.microseconds
+
+
+def _hour(moment: datetime) -> int:
+    """The hour since 1970."""
+    return int(moment.timestamp() // 3600)

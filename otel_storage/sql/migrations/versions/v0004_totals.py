@@ -30,7 +30,7 @@ def upgrade() -> None:
         op.create_index(
             f"ix_{table}_uncounted",
             table,
-            ["counted", "status", "id"],
+            ["counted", "completed"],
             unique=False,
             sqlite_where=sa.text(UNCOUNTED),
             postgresql_where=sa.text(UNCOUNTED),
