@@ -84,7 +84,7 @@ def address_option(name: str, parameter: str, words: str) -> Callable[[Any], Any
 def metrics(
     serve: tuple[str, int] | None, push: bool, interval: timedelta, max_series: int, url: str | None, as_json: bool
 ) -> None:
-    """Print the metrics of the runs and of the delivery of their spans; or serve them, or push them.
+    """Print, serve or push the metrics of the runs and of their delivery.
 
     They are made from the database, and exact whoever died: what finished and was not counted yet is counted first.
     With --serve or --push until SIGTERM or Ctrl-C; an outage of the database or of the endpoint does not end it, and

@@ -16,7 +16,7 @@ from otel_storage.testing.receiver import OtlpReceiver
 from tests.contrib.conftest import Project
 
 OTEL = "otel_storage.OtelPipelineStorage"
-COMMANDS = {"migrate": ("db", "upgrade"), "deliver": ("deliver",), "status": ("status",)}
+COMMANDS = {"migrate": ("db", "upgrade"), "deliver": ("deliver",), "status": ("status",), "metrics": ("metrics",)}
 
 RUN = """
 import json, uuid
