@@ -92,6 +92,8 @@ class Delivery:
         self._signal = _Signal()
         self._thread: threading.Thread | None = None
         self._logged: set[str] = set()
+        self._uncounted_for = ""
+        """Why finished runs could not be counted last; empty if they could."""
         self._hastened_for = 0
         self._meant = 0, clock()
         """What the last flush waits for: references up to an id that were due by a time."""
@@ -267,9 +269,11 @@ class Delivery:
             self._count(COUNTING)
         except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
             cause = f"{type(error).__name__}: {error}"
-            if cause not in self._logged and len(self._logged) < _MOST_CAUSES:
-                self._logged.add(cause)
+            if cause != self._uncounted_for:
+                self._uncounted_for = cause
                 logger.warning("finished runs cannot be counted now, and will be later: %s", cause)
+        else:
+            self._uncounted_for = ""
 
     def _pause(self) -> float:
         """Twice as long after each failed round: new spans are no reason to ask a dead endpoint again."""
