@@ -19,6 +19,16 @@ hypothesis.settings.load_profile("otel-storage")
 KEPT_VARIABLES = ("OTEL_STORAGE_TEST_", "OTEL_STORAGE_REQUIRE_SERVICES")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests recorded as their property ``figure``, whichever process ran them."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    figures = [value for report in reports for name, value in report.user_properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for figure in figures:
+            terminalreporter.write_line(str(figure))
+
+
 @pytest.fixture(autouse=True)
 def clean_context() -> Iterator[None]:
     """No span is current when a test begins: one that leaves a task RUNNING leaves its context in the thread."""

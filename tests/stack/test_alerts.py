@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -177,7 +177,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[In
 
 
 @pytest.mark.timeout(600)
-def test_a_failure_reaches_people(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_reaches_people(installation: Installation, record_property: Callable[[str, object], None]) -> None:
     """A task fails, of a pipeline that always succeeded, and of one that nobody ever saw: people are told of both.
 
     Whether Prometheus scrapes the metrics or they are pushed to it through the collector. No other failure follows, and
@@ -201,10 +201,9 @@ def test_a_failure_reaches_people(installation: Installation, capsys: pytest.Cap
         for way in installation.ways
         for pipeline, task, status in failures
     ]
-    figures = []
     for way, labels in cases:
         alert = way.webhook.wait_for("firing", labels, PATIENCE)
-        figures.append(f"{way.name}, {labels['pipeline']}: told of after {alert.at - failed_at:.0f} s")
+        record_property("figure", f"{way.name}, {labels['pipeline']}: told of after {alert.at - failed_at:.0f} s")
         assert alert.labels["job"] == "otel-storage"
         assert alert.labels["severity"] == "critical"
         assert not [name for name in alert.labels if name.startswith("traces_")]
@@ -220,15 +219,13 @@ def test_a_failure_reaches_people(installation: Installation, capsys: pytest.Cap
         alert = way.webhook.wait_for("resolved", labels, 2 * PATIENCE)
         # Not before the window is over.
         assert alert.at - failed_at > float(WINDOW.removesuffix("s"))
-        figures.append(
-            f"{way.name}, {labels['pipeline']}: resolved after {alert.at - failed_at:.0f} s, window {WINDOW}"
+        record_property(
+            "figure", f"{way.name}, {labels['pipeline']}: resolved after {alert.at - failed_at:.0f} s, window {WINDOW}"
         )
     for way in installation.ways:
         # And of nothing else.
         told = {(a.labels["pipeline"], a.labels.get("task"), a.labels["status"]) for a in way.webhook.alerts}
         assert told == set(failures)
-    with capsys.disabled():
-        print("\n" + "\n".join(figures))  # noqa: T201 - figures that the run is for
 
 
 def check_link(link: str, installation: Installation, run_id: str) -> None:

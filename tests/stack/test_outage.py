@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Running:
 
 @pytest.mark.timeout(OUTAGE + 240)
 def test_jaeger_away_and_the_collector_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     """Jaeger is away for two minutes, the collector is killed with its queue full of data: every span arrives.
 
@@ -129,8 +129,8 @@ def test_jaeger_away_and_the_collector_killed(
         spans = sum(len(check(jaeger, records, run_id, 120).spans) for run_id in running.ids)
         expected = sum(len(tree(records, run_id)) for run_id in running.ids)
     assert spans == expected
-    with capsys.disabled():
-        print(  # noqa: T201 - a figure that the run is for
-            f"\nJaeger away for {away_for:.0f} s, the collector killed twice: {len(running.ids)} runs,"
-            f" {spans} of {expected} spans in Jaeger; {held} entries waited in the outbox while the collector was away"
-        )
+    record_property(
+        "figure",
+        f"Jaeger away for {away_for:.0f} s, the collector killed twice: {len(running.ids)} runs, {spans} of {expected}"
+        f" spans in Jaeger; {held} entries waited in the outbox while the collector was away",
+    )
