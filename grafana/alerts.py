@@ -425,16 +425,19 @@ _TAGS = {
 """Which attributes of spans say what labels of series do."""
 
 
-def _jaeger_search(alert: Alert) -> str:
-    """Where Jaeger lists the traces that the alert is about."""
+def _trace_link(alert: Alert) -> str:
+    """Where the traces that the alert is about are listed: Grafana's dashboard where one is named, else by Jaeger."""
     # As a URL has them: {"cicd.pipeline.name":"...","otel_storage.status":"..."}
     tags = "%2C".join(
         f"%22{_TAGS[label][0]}%22%3A%22{{{{ .Labels.{_TAGS[label][1]} | urlquery }}}}%22" for label in alert.labels
     )
     service = '{{ or .ExternalLabels.traces_service "pipelines" | urlquery }}'
-    return f"{{{{ .ExternalLabels.traces_url }}}}/search?service={service}&lookback=2d&limit=20" + (
-        f"&tags=%7B{tags}%7D" if tags else ""
-    )
+    jaeger = f"{{{{ .ExternalLabels.traces_url }}}}/search?service={service}&lookback=2d&limit=20"
+    if not alert.labels:
+        return jaeger
+    dashboard = f"{{{{ .ExternalLabels.traces_dashboard }}}}?var-pipeline={{{{ .Labels.{PIPELINE} | urlquery }}}}"
+    choice = "{{ if .ExternalLabels.traces_dashboard }}"
+    return f"{choice}{dashboard}{{{{ else }}}}{jaeger}&tags=%7B{tags}%7D{{{{ end }}}}"
 
 
 def _dashboard(alert: Alert) -> str:
@@ -477,7 +480,7 @@ def prometheus_rules(found: list[Alert]) -> dict[str, Any]:
                         "expr": alert.expr,
                         **({} if alert.wait == "0s" else {"for": alert.wait}),
                         "labels": _labels(alert),
-                        "annotations": _annotations(alert, ".Value", _jaeger_search(alert)),
+                        "annotations": _annotations(alert, ".Value", _trace_link(alert)),
                     }
                     for alert in found
                     if alert.group == group
