@@ -148,7 +148,7 @@ class Totals(Counting, Protocol):
     """Totals, and how they are read."""
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
-        """Have a total of each final status of the pipelines and tasks given, and of those of unfinished runs."""
+        """Have a total of each final status of the pipelines and tasks given, and of those of the newest runs."""
 
     def read(self, *, as_shown: bool = True) -> Figures:
         """The figures as they are now.

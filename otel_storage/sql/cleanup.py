@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -47,7 +48,7 @@ def _remove(connection: Connection, conditions: list[ColumnElement[bool]], now: 
 
 def _additions(connection: Connection, runs: Sequence[Any]) -> totals.Additions:
     """What is added to the totals before the runs go: all of them that is final and not counted, and that they go."""
-    additions: totals.Additions = {}
+    additions: totals.Additions = defaultdict(totals.Addition)
     uncounted = [run.id for run in runs if run.status in FINAL and run.counted is None]
     if uncounted:
         totals.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
@@ -60,7 +61,7 @@ def _additions(connection: Connection, runs: Sequence[Any]) -> totals.Additions:
     for run in runs:
         if run.status in FINAL:
             key = (run.pipeline_id, "", run.status, outcome(run.status, run.message or ""))
-            additions.setdefault(key, totals.Addition()).remove(run)
+            additions[key].remove(run)
     return additions
 
 

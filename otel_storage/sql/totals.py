@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -53,8 +54,8 @@ _LOOK_SHARE = 20
 _LONGEST_KEPT = 30.0
 
 _SEEN_LATELY = timedelta(minutes=5)
-_ACTIVE_READ = 10_000
-"""How many of the newest runs that are not final are looked at for pipelines and tasks that are not known."""
+_RUNS_READ = 10_000
+"""How many of the newest runs are looked at for pipelines and tasks that are not known."""
 
 _BEHIND = 1000
 """How many ids before the newest seen one are looked at again: ids are not committed in their order."""
@@ -123,7 +124,7 @@ class Addition:
             self.runtime -= _microseconds(row.completed - row.started)
 
 
-Additions = dict[Key, Addition]
+Additions = defaultdict[Key, Addition]
 
 
 class SqlTotals:
@@ -133,8 +134,10 @@ class SqlTotals:
         self._database = database
         self._clock = clock
         self._outbox = outbox
-        self._known_up_to = 0
-        """The id of the newest run whose pipeline and tasks are known to have totals."""
+        self._known: set[tuple[str, str]] = set()
+        """Pipelines and tasks that have totals."""
+        self._seen: set[int] = set()
+        """The ids of the newest runs that were looked at for such."""
         self._outbox_counts: OutboxCounts | None = None
         self._outbox_kept_until = 0.0
 
@@ -150,17 +153,17 @@ class SqlTotals:
         return True
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
-        """Have a total of each final status of the pipelines given, and of those of the runs that are not final."""
+        """Have a total of each final status of the pipelines given, and of those of the runs that are there."""
         pairs = {(pipeline_id, task) for pipeline_id, tasks in pipelines for task in ("", *tasks)}
-        active, newest = self._active_pairs()
-        pairs |= active
-        if pairs:
+        found, seen = self._new_pairs()
+        if unknown := (pairs | found) - self._known:
             with self._database.read() as connection:
-                missing = _missing(connection, pairs)
+                missing = _missing(connection, unknown)
             if missing:
                 now = self._clock()
                 self._database.write(lambda connection: _create(connection, missing, now))
-        self._known_up_to = max(self._known_up_to, newest)
+            self._known |= unknown
+        self._seen = seen
 
     def read(self, *, as_shown: bool = True) -> Figures:
         """The figures as they are now."""
@@ -209,7 +212,7 @@ class SqlTotals:
         def work(connection: Connection) -> Sequence[Any]:
             rows = connection.execute(found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)).all()
             if rows:
-                additions: Additions = {}
+                additions: Additions = defaultdict(Addition)
                 are_these = table.c.id.in_([row.id for row in rows])
                 tally(connection, table, are_these, additions)
                 connection.execute(update(table).where(are_these).values(counted=True))
@@ -218,23 +221,20 @@ class SqlTotals:
 
         return self._database.write(work)
 
-    def _active_pairs(self) -> tuple[set[tuple[str, str]], int]:
-        """The pipelines and tasks of the runs that are not final and were not looked at; the newest run's id."""
-        after = max(self._known_up_to - _BEHIND, 0)
-        newest = select(_run.c.id, _run.c.pipeline_id).where(_run.c.status.in_(_ACTIVE), _run.c.id > after)
-        runs = newest.order_by(_run.c.id.desc()).limit(_ACTIVE_READ)
+    def _new_pairs(self) -> tuple[set[tuple[str, str]], set[int]]:
+        """The pipelines and tasks of the runs that were not looked at, and the ids of the newest runs."""
+        after = max(self._seen, default=0) - _BEHIND
+        newest = select(_run.c.id, _run.c.pipeline_id).where(_run.c.id > after).order_by(_run.c.id.desc())
         with self._database.read() as connection:
-            found = connection.execute(runs).all()
-            if not found:
-                return set(), 0
-            part = runs.subquery()
-            tasks = (
-                select(part.c.pipeline_id, _task.c.pipeline_task)
-                .join_from(part, _task, _task.c.execution_id == part.c.id)
-                .distinct()
-            )
-            pairs = {(row.pipeline_id, row.pipeline_task) for row in connection.execute(tasks)}
-        return pairs | {(row.pipeline_id, "") for row in found}, found[0].id
+            found = connection.execute(newest.limit(_RUNS_READ)).all()
+            runs = {row.id: row.pipeline_id for row in found if row.id not in self._seen}
+            pairs = {(pipeline_id, "") for pipeline_id in runs.values()}
+            for part in _chunks(sorted(runs)):
+                tasks = select(_task.c.execution_id, _task.c.pipeline_task).distinct()
+                for row in connection.execute(tasks.where(_task.c.execution_id.in_(part))):
+                    pairs.add((runs[row.execution_id], row.pipeline_task))
+        first = max((row.id for row in found), default=0) - _BEHIND
+        return pairs, {row.id for row in found if row.id > first}
 
 
 def tally(connection: Connection, table: Table, condition: ColumnElement[bool], additions: Additions) -> None:
@@ -242,7 +242,7 @@ def tally(connection: Connection, table: Table, condition: ColumnElement[bool], 
     if table is _run:
         for row in connection.execute(select(*_STATE(_run), *_OF_RUN).where(condition)):
             key = (row.pipeline_id, "", row.status, outcome(row.status, row.message or ""))
-            additions.setdefault(key, Addition()).count(row, row)
+            additions[key].count(row, row)
         return
     statement = (
         select(*_STATE(_result), _result.c.execution_id, _task.c.pipeline_task)
@@ -255,7 +255,7 @@ def tally(connection: Connection, table: Table, condition: ColumnElement[bool], 
     for row in rows:
         if (run := by_id.get(row.execution_id)) is not None:
             key = (run.pipeline_id, row.pipeline_task, row.status, OUTCOMES[row.status])
-            additions.setdefault(key, Addition()).count(row, run)
+            additions[key].count(row, run)
 
 
 def add(connection: Connection, additions: Additions, now: datetime) -> None:
@@ -356,7 +356,9 @@ def is_uncounted(table: Table) -> ColumnElement[bool]:
 
 
 def _uncounted(table: Table) -> Select[Any]:
-    statement = select(table.c.id, table.c.completed).where(is_uncounted(table)).order_by(table.c.completed)
+    # In the order of its index, which no engine takes for another then.
+    statement = select(table.c.id, table.c.completed).where(is_uncounted(table))
+    statement = statement.order_by(table.c.counted, table.c.completed)
     for name in mariadb.NAMES:
         # What it would read of another index it would lock.
         statement = statement.with_hint(table, f"FORCE INDEX (ix_{table.name}_uncounted)", dialect_name=name)
@@ -427,9 +429,8 @@ def _ids(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:
 
 
 def _mark_shown(connection: Connection, ids: Sequence[int], now: datetime) -> None:
-    for start in range(0, len(ids), CHUNK):
-        part = _total.c.id.in_(ids[start : start + CHUNK])
-        connection.execute(update(_total).where(part, _total.c.shown.is_(None)).values(shown=now))
+    for part in _chunks(ids):
+        connection.execute(update(_total).where(_total.c.id.in_(part), _total.c.shown.is_(None)).values(shown=now))
 
 
 def _as_total(row: Any, *, withheld: bool, now: datetime) -> Total:
@@ -449,6 +450,10 @@ def _as_total(row: Any, *, withheld: bool, now: datetime) -> Total:
         last_completed=row.last_completed,
         last_traced=None if is_empty else _traced(row),
     )
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
 
 
 def _lately(row: Any, now: datetime) -> int:
