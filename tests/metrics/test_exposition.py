@@ -24,6 +24,7 @@ from otel_storage.results.status import PipelineTaskStatus as Status
 from tests import services
 from tests.metrics.conftest import Site
 from tests.processes import HIDE_HOST, start_python
+from tests.programs import program
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -145,7 +146,7 @@ def test_the_last_runs_trace(site: Site) -> None:
 
 def test_promtool_finds_nothing_wrong(site: Site) -> None:
     """Prometheus' own tool checks the names, the types and the words."""
-    promtool = services.program("promtool", "OTEL_STORAGE_TEST_PROMTOOL")
+    promtool = program("PROMTOOL")
     for status in Status:
         if status not in (Status.PENDING, Status.RUNNING):
             site.run(status)

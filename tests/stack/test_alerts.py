@@ -134,10 +134,9 @@ class Installation:
         return run_id
 
 
-def metrics(folder: Path, url: str, ready: str, *options: str, **environment: str) -> Program:
-    """The process that tells the metrics of a database."""
-    command = [sys.executable, "-m", "otel_storage.cli", "metrics", "--url", url, *options]
-    return Program(command, folder, ready, {"PYTHONPATH": str(ROOT), **environment})
+def command(folder: Path, ready: str, *arguments: str) -> Program:
+    """A command of ours that stays."""
+    return Program([sys.executable, "-m", "otel_storage.cli", *arguments], folder, ready, {"PYTHONPATH": str(ROOT)})
 
 
 @pytest.fixture
@@ -167,12 +166,14 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[In
         collector = Collector(tmp_path, jaeger.otlp_endpoint, ways[1].prometheus.address)
         stack.enter_context(collector)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-        storage = stack.enter_context(closing(OtelPipelineStorage(url=url)))
+        # As in production: one process sends and is scraped, whoever runs pipelines. Another pushes.
+        storage = stack.enter_context(closing(OtelPipelineStorage(url=url, delivery="external")))
         storage.get_pipeline_digest()
-        stack.enter_context(metrics(tmp_path / "serve", url, f"http://{address}/metrics", "--serve", address))
+        watch = ("deliver", "--watch", "--url", url, "--metrics", address)
+        stack.enter_context(command(tmp_path / "watch", f"http://{address}/metrics", *watch))
         # It serves nothing: the collector's health is asked for, which is there.
         health = f"http://{collector.environment['COLLECTOR_HEALTH_ADDRESS']}/"
-        stack.enter_context(metrics(tmp_path / "push", url, health, "--push"))
+        stack.enter_context(command(tmp_path / "push", health, "metrics", "--push", "--url", url))
         yield Installation(storage, jaeger, ways)
 
 
