@@ -47,7 +47,7 @@ class Alert:
     name: str
     expr: str
     summary: str
-    """With ``{pipeline}``, ``{task}``, ``{status}`` and ``{value}``, which may go through a template's function."""
+    """With ``{pipeline}``, ``{task}``, ``{status}``, ``{exporter}``, and ``{value}``, which a function may format."""
     description: str
     runbook: str
     """The first thing to do, in a line."""
@@ -66,7 +66,15 @@ class Alert:
 LABELS = {"pipeline": PIPELINE, "task": TASK, "status": STATUS}
 """The labels of alerts, and those of series that they come from."""
 
-INTERVALS = {"otel-storage-failures": "10s", "otel-storage-pipelines": "30s", "otel-storage-telemetry": "30s"}
+COLLECTOR = "otel-storage-collector"
+"""The group of what only the collector can tell of: the spans that it has acknowledged are no longer ours to send."""
+
+INTERVALS = {
+    "otel-storage-failures": "10s",
+    "otel-storage-pipelines": "30s",
+    "otel-storage-telemetry": "30s",
+    COLLECTOR: "30s",
+}
 """The groups of rules, and how often each is evaluated."""
 
 
@@ -179,6 +187,7 @@ def _outbox(states: str) -> str:
 def alerts(overdue: Mapping[str, str] = limits.OVERDUE) -> list[Alert]:
     """All rules; ``overdue`` are limits of single pipelines."""
     age = "otel_storage_outbox_oldest_age_seconds"
+    dropped = "otelcol_exporter_send_failed_spans_total"
     task_rose = rose("otel_storage_task_results_total", f"{PIPELINE}, {TASK}, {STATUS}")
     run_rose = rose("otel_storage_runs_total", f"{PIPELINE}, {STATUS}")
     found = [
@@ -373,6 +382,36 @@ def alerts(overdue: Mapping[str, str] = limits.OVERDUE) -> list[Alert]:
             runbook="See that `otel-storage metrics` runs and reaches its database, and that Prometheus reaches it.",
             when_empty="the metrics are there",
         ),
+        Alert(
+            name="CollectorDropsSpans",
+            # The counter is born at its first failure, so that its first value counts too.
+            expr=(
+                f"sum by (job, exporter) (increase({dropped}[{limits.DROPPED_WINDOW}])) > 0\n"
+                f"or\n"
+                f"sum by (job, exporter) ({dropped} unless {dropped} offset {limits.DROPPED_WINDOW}) > 0"
+            ),
+            severity=CRITICAL,
+            group=COLLECTOR,
+            summary="The collector drops spans, which {exporter} refuses for good",
+            description=f"A wrong credential or address does that too. Within the last {limits.DROPPED_WINDOW}.",
+            runbook="The collector's log says why. Mend it, then send them again with `otel-storage replay --since`.",
+            when_empty="nothing is dropped",
+        ),
+        Alert(
+            name="CollectorQueueFilling",
+            expr=(
+                'max by (job, exporter) (otelcol_exporter_queue_size{data_type="traces"})\n'
+                '/ max by (job, exporter) (otelcol_exporter_queue_capacity{data_type="traces"}) '
+                f"> {limits.QUEUE_SHARE}"
+            ),
+            severity=WARNING,
+            wait="5m",
+            group=COLLECTOR,
+            summary="The queue of {exporter} is {value | humanizePercentage} full",
+            description="What it takes in is not sent on. Once it is full, spans stay in the database.",
+            runbook="The collector's log says whether the backend is away or slow. Nothing is lost yet.",
+            when_empty="the queue is all but empty",
+        ),
     ]
     assert {alert.group for alert in found} == set(INTERVALS)  # noqa: S101 - a group without rules would be no group
     return found
@@ -386,16 +425,19 @@ _TAGS = {
 """Which attributes of spans say what labels of series do."""
 
 
-def _jaeger_search(alert: Alert) -> str:
-    """Where Jaeger lists the traces that the alert is about."""
+def _trace_link(alert: Alert) -> str:
+    """Where the traces that the alert is about are listed: Grafana's dashboard where one is named, else by Jaeger."""
     # As a URL has them: {"cicd.pipeline.name":"...","otel_storage.status":"..."}
     tags = "%2C".join(
         f"%22{_TAGS[label][0]}%22%3A%22{{{{ .Labels.{_TAGS[label][1]} | urlquery }}}}%22" for label in alert.labels
     )
     service = '{{ or .ExternalLabels.traces_service "pipelines" | urlquery }}'
-    return f"{{{{ .ExternalLabels.traces_url }}}}/search?service={service}&lookback=2d&limit=20" + (
-        f"&tags=%7B{tags}%7D" if tags else ""
-    )
+    jaeger = f"{{{{ .ExternalLabels.traces_url }}}}/search?service={service}&lookback=2d&limit=20"
+    if not alert.labels:
+        return jaeger
+    dashboard = f"{{{{ .ExternalLabels.traces_dashboard }}}}?var-pipeline={{{{ .Labels.{PIPELINE} | urlquery }}}}"
+    choice = "{{ if .ExternalLabels.traces_dashboard }}"
+    return f"{choice}{dashboard}{{{{ else }}}}{jaeger}&tags=%7B{tags}%7D{{{{ end }}}}"
 
 
 def _dashboard(alert: Alert) -> str:
@@ -407,7 +449,7 @@ def _dashboard(alert: Alert) -> str:
 
 def _template(text: str, value: str) -> str:
     """The text with templates in place of its braces."""
-    for name, label in LABELS.items():
+    for name, label in {**LABELS, "exporter": "exporter"}.items():
         text = text.replace(f"{{{name}}}", f"{{{{ .Labels.{label} }}}}")
     return re.sub(r"\{value( \| \w+)?\}", rf"{{{{ {value}\1 }}}}", text)
 
@@ -426,7 +468,7 @@ def _labels(alert: Alert) -> dict[str, str]:
 
 
 def prometheus_rules(found: list[Alert]) -> dict[str, Any]:
-    """The rules as Prometheus reads them."""
+    """The rules as Prometheus reads them; a group that has none is left out."""
     return {
         "groups": [
             {
@@ -438,13 +480,14 @@ def prometheus_rules(found: list[Alert]) -> dict[str, Any]:
                         "expr": alert.expr,
                         **({} if alert.wait == "0s" else {"for": alert.wait}),
                         "labels": _labels(alert),
-                        "annotations": _annotations(alert, ".Value", _jaeger_search(alert)),
+                        "annotations": _annotations(alert, ".Value", _trace_link(alert)),
                     }
                     for alert in found
                     if alert.group == group
                 ],
             }
             for group, interval in INTERVALS.items()
+            if any(alert.group == group for alert in found)
         ]
     }
 

@@ -59,7 +59,13 @@ def files() -> dict[str, str]:
         "grafana/provisioning/dashboards/otel-storage.yaml": as_yaml(sources.dashboards(), "sources.py"),
         "grafana/provisioning/alerting/contact-points.yaml": as_yaml(sources.contact_points(), "sources.py"),
         "grafana/provisioning/alerting/policies.yaml": as_yaml(sources.policies(), "sources.py"),
-        "collector/prometheus/rules.yml": as_yaml(alerts.prometheus_rules(found), "alerts.py"),
+        # Of a collector that is not scraped the second file can be left out.
+        "collector/prometheus/rules.yml": as_yaml(
+            alerts.prometheus_rules([alert for alert in found if alert.group != alerts.COLLECTOR]), "alerts.py"
+        ),
+        "collector/prometheus/collector.yml": as_yaml(
+            alerts.prometheus_rules([alert for alert in found if alert.group == alerts.COLLECTOR]), "alerts.py"
+        ),
         "grafana/provisioning/alerting/rules.yaml": as_yaml(alerts.grafana_rules(found), "alerts.py"),
     }
 

@@ -115,7 +115,7 @@ def _stats() -> list[list[Panel]]:
                 width=6,
                 unit="short",
                 decimals=0,
-                steps=((None, RED), (1, GREEN)),
+                steps=((None, ORANGE), (1, GREEN)),
             ),
             stat(
                 "Other senders",

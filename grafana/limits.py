@@ -55,6 +55,11 @@ BACKLOG_WINDOW = "15m"
 NO_SENDER = "5m"
 """How long spans may wait while no sender watches."""
 
+DROPPED_WINDOW = "10m"
+"""How long after the collector dropped spans its alert goes on firing."""
+QUEUE_SHARE = 0.5
+"""How full the collector's queue may be."""
+
 METRICS_MISSING = "2m"
 """How long the metrics may be away."""
 METRICS_MEMORY = "1d"

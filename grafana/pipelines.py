@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import urllib.parse
 
-from grafana.alerts import FAILED_ONLY, PIPELINE, STATUS, TASK
-from grafana.limits import LONG_FLOOR, OVERDUE_FLOOR, RATIO, WAITING, seconds
+from grafana.alerts import FAILED_ONLY, PIPELINE, STATUS, TASK, usual_duration
+from grafana.limits import LONG_FACTOR, LONG_QUANTILE, OVERDUE_FLOOR, RATIO, WAITING, seconds
 from grafana.panels import (
+    BLUE,
     COLORED,
     GREEN,
     GREY,
@@ -95,7 +96,6 @@ JAEGER_FAILED = {"otel_storage.record.kind": "PipelineExecution", "error": "true
 """What finds the roots of runs that failed; cancelled ones are no errors."""
 
 FAILURES = ((None, GREEN), (1, RED))
-LONG = ((None, GREEN), (seconds(LONG_FLOOR), ORANGE), (3600, RED))
 
 
 def _stats() -> list[Panel]:
@@ -144,11 +144,11 @@ def _stats() -> list[Panel]:
         ),
         stat(
             "Oldest active run",
-            "How long the oldest run has been RUNNING. Alerts go by each pipeline's own usual duration.",
+            "How long the oldest run has been RUNNING. Whether that is long depends on the pipeline: see the table.",
             Query(expr=f"max (otel_storage_run_oldest_age_seconds{{{CHOSEN}, {EXECUTING}}})"),
             width=4,
             unit="s",
-            steps=LONG,
+            steps=((None, BLUE),),
             decimals=0,
             graph=True,
         ),
@@ -231,7 +231,8 @@ def _every_pipeline(source: TraceSource) -> Panel:
     seconds_wide: Json = {"unit": "s", "decimals": 1}
     return table(
         "Every pipeline",
-        "A line a pipeline, in this time range; active and oldest are of now. Click a name to see it alone.",
+        "A line a pipeline, in this time range; active and oldest are of now. Against usual: how many times as long as "
+        f"{LONG_QUANTILE:.0%} of its successful runs the oldest active one takes already. Click a name.",
         [
             instant(f"round({runs(CHOSEN, by)})"),
             instant(f"round({runs(failed, by)})"),
@@ -242,6 +243,7 @@ def _every_pipeline(source: TraceSource) -> Panel:
             instant(quantile(0.95, f"{CHOSEN}, {PENDING}", by)),
             instant(active(EXECUTING, by)),
             instant(oldest(EXECUTING, by)),
+            instant(f"{oldest(EXECUTING, by)} / (\n{usual_duration(LONG_QUANTILE, CHOSEN)}\n)"),
             instant(f"1000 * max by ({by}) (otel_storage_run_last_started_seconds{{{CHOSEN}}})"),
             instant(f"1000 * max by ({by}) (otel_storage_run_last_completed_seconds{{{failed}}})"),
         ],
@@ -256,8 +258,9 @@ def _every_pipeline(source: TraceSource) -> Panel:
             "Value #G": "Queue p95",
             "Value #H": "Active",
             "Value #I": "Oldest active",
-            "Value #J": "Last start",
-            "Value #K": "Last failure",
+            "Value #J": "Against usual",
+            "Value #K": "Last start",
+            "Value #L": "Last failure",
             "job": "Installation",
         },
         sort="Failure ratio",
@@ -275,7 +278,14 @@ def _every_pipeline(source: TraceSource) -> Panel:
             ),
             *(by_name(name, **seconds_wide) for name in ("p50", "p95", "p99", "Queue p95")),
             by_name("Active", unit="short", decimals=0),
-            by_name("Oldest active", unit="s", decimals=0, thresholds=steps_of(*LONG), custom__cellOptions=COLORED),
+            by_name("Oldest active", unit="s", decimals=0),
+            by_name(
+                "Against usual",
+                unit="suffix:x",
+                decimals=1,
+                thresholds=steps_of((None, GREEN), (1, ORANGE), (LONG_FACTOR, RED)),
+                custom__cellOptions=COLORED,
+            ),
             by_name("Last start", unit="dateTimeFromNow"),
             by_name("Last failure", unit="dateTimeFromNow", links=[_explore(source)]),
         ],

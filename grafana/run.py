@@ -92,8 +92,6 @@ def _failed_tasks(source: TraceSource) -> Panel:
             defaults={"custom": TABLE_CELLS | {"inspect": True}},
             options=TABLE_OPTIONS,
         )
-    # Jaeger gives a trace whole: its spans are filtered here, by their tags as text.
-    kept = ('"otel_storage[.]record[.]kind"[^}]*"TaskResult"', '"error"[^}]*true')
     return Panel(
         title="Failed tasks",
         type="table",
@@ -125,7 +123,7 @@ def _failed_tasks(source: TraceSource) -> Panel:
                         "filters": [{"fieldName": "tags", "config": {"id": "regex", "options": {"value": pattern}}}],
                     },
                 }
-                for pattern in kept
+                for pattern in FAILED_TASK
             ),
             {
                 "id": "filterFieldsByName",
@@ -151,6 +149,10 @@ def _failed_tasks(source: TraceSource) -> Panel:
             by_name("Task", custom__width=220),
         ],
     )
+
+
+FAILED_TASK = ('"otel_storage[.]record[.]kind"[^}]*"TaskResult"', '"error"[^}]*true')
+"""What the tags of a failed task result match, as JSON: Jaeger gives a trace whole, so the panel filters its spans."""
 
 
 def _trace_of(source: TraceSource) -> Json:

@@ -35,8 +35,9 @@ SCRAPED = {"job", "instance"}
 """The labels that Prometheus adds."""
 FOREIGN = {
     "ALERTS": {"alertname", "alertstate", *alerts.LABELS, "severity", "job"},
-    "otelcol_exporter_queue_size": {"exporter", *SCRAPED},
-    "otelcol_exporter_queue_capacity": {"exporter", *SCRAPED},
+    "otelcol_exporter_queue_size": {"exporter", "data_type", *SCRAPED},
+    "otelcol_exporter_queue_capacity": {"exporter", "data_type", *SCRAPED},
+    "otelcol_exporter_send_failed_spans_total": {"exporter", *SCRAPED},
     "otelcol_receiver_accepted_spans(_total)?": {"receiver", *SCRAPED},
     "otelcol_receiver_refused_spans(_total)?": {"receiver", *SCRAPED},
     "otelcol_exporter_sent_spans(_total)?": {"exporter", *SCRAPED},
