@@ -62,6 +62,8 @@ def cut(text: str, limit: int = VALUE_BYTES) -> str:
 
     What UTF-8 cannot express (lone surrogates) becomes a question mark.
     """
+    if len(text) <= limit and text.isascii():
+        return text
     data = text[: limit + 1].encode("utf-8", "replace")
     if len(data) <= limit and len(text) <= limit:
         return data.decode()

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from otel_storage.results.forking import forks_allowed, no_fork
 from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
-from otel_storage.results.snapshots import RunSnapshot
 from otel_storage.telemetry.acknowledgement import ACCEPTED, ExportOutcome, Verdict
-from otel_storage.telemetry.spans import run_spans, task_result_span
+from otel_storage.telemetry.spans import Spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -208,9 +207,10 @@ class Sender:
             yield claims
 
     def _units(self, claims: Claims, round_: _Round) -> Iterator[_Unit]:
+        spans = Spans()
         for claim in claims.claims:
             try:
-                yield _Unit(claim, _spans(claim))
+                yield _Unit(claim, spans.of(claim.snapshot))
             except Exception as error:
                 reason = f"no span could be made of it: {type(error).__name__}: {error}"
                 logger.exception("reference %d is set aside", claim.reference_id)
@@ -320,12 +320,6 @@ class Sender:
                 "%d references to unsent spans are older than %s and will not be sent", expired, self._rules.max_age
             )
         return expired
-
-
-def _spans(claim: Claim) -> Sequence[ReadableSpan]:
-    if isinstance(claim.snapshot, RunSnapshot):
-        return tuple(run_spans(claim.snapshot))
-    return (task_result_span(claim.snapshot),)
 
 
 def _requests(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:

@@ -61,7 +61,7 @@ def main() -> None:
     """Serve on the loopback until the input ends."""
     with _Server(("127.0.0.1", 0), _Connection) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"http://127.0.0.1:{server.server_address[1]}/v1/traces", flush=True)  # noqa: T201 - to the one who asked
+        print(f"http://127.0.0.1:{server.server_address[1]}/v1/traces", flush=True)
         sys.stdin.read()
         server.shutdown()
 
