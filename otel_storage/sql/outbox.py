@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from otel_storage.results.outbox import Claim, Claims, OutboxStatus, Settling
 from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
 from otel_storage.sql import schema, settling, snapshots
+from otel_storage.sql.among import among, in_chunks
 from otel_storage.sql.senders import SqlSenders
 from otel_storage.sql.transitions import EXECUTION, TASK_RESULT
 from otel_storage.sql.types import storable
@@ -70,38 +85,29 @@ class SqlOutbox:
 
     def renew(self, token: str, reference_ids: Sequence[int], lease: timedelta) -> Collection[int]:
         """Prolong the lease; returns those of the references that it is still on."""
-        values = {"leased_until": self._clock() + lease}
-        renewed = self._for_held(
-            token,
-            reference_ids,
-            lambda connection, held: connection.execute(update(_outbox).where(held).values(values)).rowcount,
-        )
+        statements = self._statements
+        renewed = self._change_held(statements.renew, token, reference_ids, leased_until=self._clock() + lease)
         if renewed == len(reference_ids):
             return reference_ids
         with self._database.read() as connection:
-            found = select(_outbox.c.id).where(_outbox.c.id.in_(reference_ids), _outbox.c.token == token)
-            return connection.execute(found).scalars().all()
+            return [
+                id_
+                for ids in in_chunks(reference_ids)
+                for id_ in connection.execute(statements.held, {"of": token, **ids}).scalars()
+            ]
 
     def settle(self, token: str, reference_ids: Sequence[int]) -> int:
         """Remove references whose spans were accepted."""
-        return self._for_held(
-            token, reference_ids, lambda connection, held: connection.execute(delete(_outbox).where(held)).rowcount
-        )
+        return self._change_held(self._statements.settle, token, reference_ids)
 
     def release(self, token: str, reference_ids: Sequence[int], *, delay: timedelta, error: str) -> None:
         """Give references back after a failure, to be due again after ``delay``."""
-        values = {
-            "state": WAITING,
-            "due": self._clock() + delay,
-            "attempts": _outbox.c.attempts + 1,
-            "error": storable(error),
-        }
-        self._give_back(token, reference_ids, values)
+        due, error = self._clock() + delay, storable(error)
+        self._change_held(self._statements.release, token, reference_ids, state=WAITING, due=due, error=error)
 
     def refuse(self, token: str, reference_ids: Sequence[int], *, error: str) -> None:
         """Set references aside whose spans were refused for good."""
-        values = {"state": REFUSED, "attempts": _outbox.c.attempts + 1, "error": storable(error)}
-        self._give_back(token, reference_ids, values)
+        self._change_held(self._statements.refuse, token, reference_ids, state=REFUSED, error=storable(error))
 
     def expire(self, max_age: timedelta) -> int:
         """Mark references older than ``max_age`` as expired; returns how many."""
@@ -185,12 +191,8 @@ class SqlOutbox:
 
         def work(connection: Connection) -> Sequence[Any]:
             rows = _oldest(connection, due, limit)
-            if rows:
-                connection.execute(
-                    update(_outbox)
-                    .where(_outbox.c.id.in_([row.id for row in rows]))
-                    .values(token=token, leased_until=now + lease)
-                )
+            for ids in in_chunks([row.id for row in rows]):
+                connection.execute(self._statements.lease, {"new": token, "leased_until": now + lease, **ids})
             return rows
 
         return token, self._database.write(work)
@@ -247,31 +249,47 @@ class SqlOutbox:
 
         self._database.write(work)
 
-    def _give_back(self, token: str, reference_ids: Sequence[int], values: dict[str, Any]) -> None:
-        self._for_held(
-            token,
-            reference_ids,
-            lambda connection, held: connection.execute(update(_outbox).where(held).values(**values, **_FREE)).rowcount,
-        )
+    @property
+    def _statements(self) -> _Statements:
+        return _statements(self._database.dialect)
 
-    def _for_held(
-        self,
-        token: str,
-        reference_ids: Sequence[int],
-        work: Callable[[Connection, ColumnElement[bool]], int],
-    ) -> int:
-        """Do the work, in one transaction, on those of the references that the token still holds."""
+    def _change_held(self, statement: Executable, token: str, reference_ids: Sequence[int], **values: Any) -> int:
+        """Change, in one transaction, those of the references that the token still holds; returns how many."""
 
-        def for_each_chunk(connection: Connection) -> int:
+        def work(connection: Connection) -> int:
+            parameters = {"of": token, **values}
             return sum(
-                work(
-                    connection,
-                    and_(_outbox.c.id.in_(reference_ids[start : start + _CHUNK]), _outbox.c.token == token),
-                )
-                for start in range(0, len(reference_ids), _CHUNK)
+                connection.execute(statement, {**parameters, **ids}).rowcount for ids in in_chunks(reference_ids)
             )
 
-        return self._database.write(for_each_chunk) if reference_ids else 0
+        return self._database.write(work) if reference_ids else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Those on the references of one claim, by their ids; all but the first on those that the token ``of`` holds."""
+
+    lease: Executable
+    held: Executable
+    renew: Executable
+    settle: Executable
+    release: Executable
+    refuse: Executable
+
+
+@cache
+def _statements(dialect: str) -> _Statements:
+    has_id = among(_outbox.c.id, dialect)
+    is_held = and_(has_id, _outbox.c.token == bindparam("of"))
+    given_back = {"state": bindparam("state"), "attempts": _outbox.c.attempts + 1, "error": bindparam("error"), **_FREE}
+    return _Statements(
+        lease=update(_outbox).where(has_id).values(token=bindparam("new"), leased_until=bindparam("leased_until")),
+        held=select(_outbox.c.id).where(is_held),
+        renew=update(_outbox).where(is_held).values(leased_until=bindparam("leased_until")),
+        settle=delete(_outbox).where(is_held),
+        release=update(_outbox).where(is_held).values(due=bindparam("due"), **given_back),
+        refuse=update(_outbox).where(is_held).values(**given_back),
+    )
 
 
 def _oldest(connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int) -> Sequence[Any]:

@@ -43,6 +43,9 @@ MAX_SEARCHES = 64
 MAX_RETRY_AFTER = 900.0
 """Seconds: an endpoint that asks to be left alone for longer is asked again all the same."""
 
+RENEWED_AFTER = 0.1
+"""The share of a lease after which it is renewed before another request: a request has the rest of it at least."""
+
 _EXPIRY_INTERVAL = timedelta(minutes=1)
 
 
@@ -54,7 +57,7 @@ class SendingRules:
     """References older than this are no longer sent."""
     settling: Settling = field(default_factory=Settling)
     lease: timedelta = timedelta(minutes=1)
-    """How long a sender may take for one request; a dead sender's references are free again after it."""
+    """How long a sender may take for one request, but for a tenth; what a dead one held is free again after it."""
 
 
 @dataclass(slots=True)
@@ -102,6 +105,8 @@ class _Round:
     token: str
     held: set[int]
     """The references of the claim that this sender still has."""
+    leased: datetime
+    """When the lease was taken or renewed last, or a little earlier."""
     report: DeliveryReport
     searches: int = MAX_SEARCHES
     """How many more requests may be made in search of a span that is never taken."""
@@ -152,8 +157,8 @@ class Sender:
         # Before anything is claimed: who cannot send takes nothing from those who can.
         self._opened()
         report = DeliveryReport(expired=self._expire())
-        for claims in self._claims(should_stop):
-            round_ = _Round(claims.token, {claim.reference_id for claim in claims.claims}, report)
+        for leased, claims in self._claims(should_stop):
+            round_ = _Round(claims.token, {claim.reference_id for claim in claims.claims}, leased, report)
             for units in _requests(self._units(claims, round_)):
                 self._send(round_, units)
                 if on_progress is not None:
@@ -187,24 +192,27 @@ class Sender:
                 self._exporter = self._open_exporter()
         return self._exporter
 
-    def _claims(self, should_stop: Callable[[], bool]) -> Iterator[Claims]:
+    def _claims(self, should_stop: Callable[[], bool]) -> Iterator[tuple[datetime, Claims]]:
         """References of task results until none is due, then those of runs, whose spans follow their children's.
 
+        With each, when it was asked for.
         What becomes due meanwhile waits for the next round: under a steady load runs would never have their turn.
         """
         due_by = self._clock()
         while not should_stop():
             limit = MAX_SPANS if self._is_accepting else PROBE_SPANS
+            leased = self._clock()
             claims = self._outbox.claim_task_results(limit, self._rules.lease, due_by)
             if not claims.looked_at:
                 break
-            yield claims
+            yield leased, claims
         while not should_stop():
             limit = MAX_RUNS if self._is_accepting else 1
+            leased = self._clock()
             claims = self._outbox.claim_runs(limit, self._rules.lease, self._rules.settling, due_by)
             if not claims.looked_at:
                 break
-            yield claims
+            yield leased, claims
 
     def _units(self, claims: Claims, round_: _Round) -> Iterator[_Unit]:
         spans = Spans()
@@ -257,10 +265,7 @@ class Sender:
     def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
         """One request, and what it came to; without what was accepted, or another sender has taken over."""
         exporter = self._opened()
-        left = self._outbox.renew(round_.token, sorted(round_.held), self._rules.lease)
-        if len(left) < len(round_.held):
-            logger.info("another sender has taken over references whose lease ran out")
-            round_.held.intersection_update(left)
+        self._renew(round_)
         items = [
             (unit, place)
             for unit, place in items
@@ -275,6 +280,17 @@ class Sender:
             for unit, place in items:
                 unit.accepted.add(place)
         return outcome
+
+    def _renew(self, round_: _Round) -> None:
+        """See that a request has the time of a lease, and that nobody has taken over what is to be sent."""
+        now = self._clock()
+        if now - round_.leased < self._rules.lease * RENEWED_AFTER:
+            return
+        left = self._outbox.renew(round_.token, sorted(round_.held), self._rules.lease)
+        round_.leased = now
+        if len(left) < len(round_.held):
+            logger.info("another sender has taken over references whose lease ran out")
+            round_.held.intersection_update(left)
 
     def _split(self, items: Sequence[_Item], reason: str, round_: _Round) -> bool:
         """Find the spans that are refused for good: the others are sent without them."""
