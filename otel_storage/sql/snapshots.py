@@ -148,7 +148,7 @@ def _rows(
     statement = _query(table, columns, by, connection.dialect.name)
     found: list[Any] = []
     for parameters in in_chunks(sorted(ids)):
-        found += connection.execute(statement, parameters)
+        found += connection.execute(statement, parameters).all()
     return found
 
 

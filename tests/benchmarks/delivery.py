@@ -268,7 +268,7 @@ def _run_all(storage: OtelPipelineStorage, scale: Scale) -> None:
 
 
 def _fail(task_result: Any, reporter: Any, number: int) -> None:
-    """Fail as a task does whose request was refused: with a cause, and a few frames."""
+    """Fail as a task does whose request was refused: with a cause, and a few frames; some tell a password."""
     try:
         _charge(number, depth=6)
     except RuntimeError as error:
@@ -282,8 +282,9 @@ def _charge(number: int, depth: int) -> None:
     try:
         raise ConnectionRefusedError(111, "Connection refused")
     except ConnectionRefusedError as error:
+        user = "" if number % 4 else "shop:hunter2@"
         raise RuntimeError(
-            f"order {number} could not be charged: POST https://shop:secret@payments.example.com/v1/charges?order={number}"
+            f"order {number} was not charged: POST https://{user}payments.example.com/charges"
         ) from error
 
 
