@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -228,11 +229,15 @@ class SqlOutbox:
         found: dict[int, TaskResultSnapshot] | dict[int, RunSnapshot],
         looked_at: int | None = None,
     ) -> Claims:
+        claims, gone = [], []
+        for reference_id, record_id, attempts, _ in rows:
+            if (snapshot := found.get(record_id)) is not None:
+                claims.append(Claim(reference_id, attempts, snapshot))
+            else:
+                gone.append(reference_id)
         # A record can be gone although its reference is there: a cleanup went between them.
-        gone = [row.id for row in rows if row.record_id not in found]
         if gone:
             self.settle(token, gone)
-        claims = [Claim(row.id, row.attempts, found[row.record_id]) for row in rows if row.record_id in found]
         return Claims(token, claims, len(rows) if looked_at is None else looked_at)
 
     def _hold(self, token: str, holds: Sequence[tuple[int, settling.Hold]]) -> None:
@@ -302,8 +307,8 @@ def _oldest(connection: Connection, conditions: Sequence[ColumnElement[bool]], l
         .with_for_update(skip_locked=True)
     )
     # A state at a time, which the index has in order: what has to be sorted is read, and on MariaDB locked, whole.
-    rows = [row for condition in conditions for row in connection.execute(statement.where(condition))]
-    return sorted(rows, key=lambda row: (row.due, row.id))[:limit]
+    rows = [row for condition in conditions for row in connection.execute(statement.where(condition)).all()]
+    return sorted(rows, key=attrgetter("due", "id"))[:limit]
 
 
 _IS_UNSENT = and_(_outbox.c.state.in_((WAITING, HELD)), _outbox.c.due.is_not(None))

@@ -33,15 +33,11 @@ class Hold:
 
 
 @dataclass(slots=True)
-class _Level:
-    """A record with what its span is made from; the bounds grow by those of its children."""
+class _Bounds:
+    """The earliest and the latest of some times."""
 
-    id: int
-    parent: int
-    status: PipelineTaskStatus
-    start: datetime | None
-    end: datetime | None
-    outcome: PipelineTaskStatus | None
+    start: datetime | None = None
+    end: datetime | None = None
 
     def include(self, start: datetime | None, end: datetime | None) -> None:
         if start is not None and (self.start is None or start < self.start):
@@ -50,13 +46,21 @@ class _Level:
             self.end = end
 
 
-@dataclass(slots=True)
-class _Results:
-    """The task results of one task execution, by status."""
+@dataclass(slots=True, kw_only=True)
+class _Level(_Bounds):
+    """A record with what its span is made from; the bounds grow by those of its children."""
+
+    id: int
+    parent: int
+    status: PipelineTaskStatus
+    outcome: PipelineTaskStatus | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Results(_Bounds):
+    """The task results of one task execution, by status; the bounds are those of the final ones."""
 
     counts: dict[PipelineTaskStatus, int] = field(default_factory=dict)
-    start: datetime | None = None
-    end: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -160,14 +164,13 @@ def _levels(
         run.in_(execution_ids)
     )
     found = defaultdict(list)
-    for row in connection.execute(statement):
-        is_final = row.status in FINAL
-        completed = row.completed if is_final else None
-        level = _Level(row.id, row.parent, row.status, row.started, None, row.status if is_final else None)
-        level.include(completed, completed)
-        level.include(None, row.started)
-        changed = max(filter(None, (row.created, row.started, row.completed)))
-        found[row.run].append((row.id, level, changed))
+    for id_, run_id, parent_id, status, created, started, completed in connection.execute(statement).all():
+        is_final = status in FINAL
+        outcome = status if is_final else None
+        level = _Level(id=id_, parent=parent_id, status=status, outcome=outcome, start=started, end=started)
+        if is_final:
+            level.include(completed, completed)
+        found[run_id].append((id_, level, _latest(created, started, completed)))
     return found
 
 
@@ -192,16 +195,22 @@ def _results(
     )
     found: dict[int, dict[int, _Results]] = defaultdict(lambda: defaultdict(_Results))
     changes: dict[int, datetime] = {}
-    for row in connection.execute(statement):
-        results = found[row.execution_id][row.task_execution_id]
-        results.counts[row.status] = row.number
-        latest = max(filter(None, (row.started, row.completed)), default=None)
-        if row.status in FINAL:
-            results.start = min(filter(None, (results.start, row.start)), default=None)
-            results.end = max(filter(None, (results.end, latest)), default=None)
+    for run_id, task_execution_id, status, number, start, started, completed in connection.execute(statement).all():
+        results = found[run_id][task_execution_id]
+        results.counts[status] = number
+        latest = started if completed is None else _latest(completed, started)
+        if status in FINAL:
+            results.include(start, latest)
         if latest is not None:
-            changes[row.execution_id] = max(latest, changes.get(row.execution_id, latest))
+            changes[run_id] = _latest(latest, changes.get(run_id))
     return found, changes
+
+
+def _latest(moment: datetime, *others: datetime | None) -> datetime:
+    for other in others:
+        if other is not None and other > moment:
+            moment = other
+    return moment
 
 
 def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, tuple[int, datetime]]:

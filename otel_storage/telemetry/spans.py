@@ -169,7 +169,12 @@ class _Run:
         return _context(self._trace_id, ids.span_id(kind, record_id), self._flags)
 
     def all_cut(self, attributes: names.Attributes) -> names.Attributes:
-        return {name: self.cut(value) if isinstance(value, str) else value for name, value in attributes.items()}
+        """The attributes, which were made for this, with their texts cut to size."""
+        limit = self._limits.value_bytes
+        for name, value in attributes.items():
+            if isinstance(value, str) and not (len(value) <= limit and value.isascii()):
+                attributes[name] = cut(value, limit)
+        return attributes
 
     def cut(self, text: str) -> str:
         return cut(text, self._limits.value_bytes)
