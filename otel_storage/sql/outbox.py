@@ -61,18 +61,28 @@ class SqlOutbox:
         self._oldest: datetime | None = None
         """No reference that is still to be sent is older than this; None if nobody has looked."""
 
-    def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
-        """Claim references of task results that are due, oldest first."""
-        token, rows = self._claim(TASK_RESULT, (WAITING,), limit, lease, due_by)
+    def claim_task_results(
+        self, limit: int, lease: timedelta, due_by: datetime | None = None, *, newest_first: bool = False
+    ) -> Claims:
+        """Claim references of task results that are due."""
+        token, rows = self._claim(TASK_RESULT, (WAITING,), limit, lease, due_by, newest_first)
         if not rows:
             return Claims(token, (), 0)
         with self._database.read() as connection:
             found = snapshots.task_results(connection, [row.record_id for row in rows])
         return self._claims(token, rows, found)
 
-    def claim_runs(self, limit: int, lease: timedelta, rule: Settling, due_by: datetime | None = None) -> Claims:
+    def claim_runs(
+        self,
+        limit: int,
+        lease: timedelta,
+        rule: Settling,
+        due_by: datetime | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> Claims:
         """Claim references of runs that are due and have settled; the others are held, to be looked at later."""
-        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease, due_by)
+        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease, due_by, newest_first)
         if not rows:
             return Claims(token, (), 0)
         now = self._clock()
@@ -123,13 +133,14 @@ class SqlOutbox:
         self._oldest = oldest
         return expired
 
-    def hasten(self, *, held_only: bool = False) -> None:
-        """Make due now the runs that are held and, unless ``held_only``, what waits for its next attempt."""
+    def hasten(self, *, held_only: bool = False, tried_only: bool = False) -> None:
+        """Make due now the runs that are held and, unless ``held_only``, all that is due later."""
         now = self._clock()
         is_late = and_(_outbox.c.due > now, _is_free(now))
         if not held_only:
-            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == TASK_RESULT, is_late), due=now)
-            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == EXECUTION, is_late), due=now)
+            is_meant = and_(is_late, _outbox.c.attempts > 0) if tried_only else is_late
+            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == TASK_RESULT, is_meant), due=now)
+            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == EXECUTION, is_meant), due=now)
         self._change(and_(_outbox.c.state == HELD, _outbox.c.kind == EXECUTION, is_late), due=now)
 
     def last_id(self) -> int:
@@ -177,7 +188,13 @@ class SqlOutbox:
         return OutboxStatus(**fields, **errors, oldest=row.oldest)
 
     def _claim(
-        self, kind: str, states: Sequence[str], limit: int, lease: timedelta, due_by: datetime | None
+        self,
+        kind: str,
+        states: Sequence[str],
+        limit: int,
+        lease: timedelta,
+        due_by: datetime | None,
+        newest_first: bool,
     ) -> tuple[str, Sequence[Any]]:
         token = uuid.uuid4().hex
         now = self._clock()
@@ -191,7 +208,7 @@ class SqlOutbox:
             return token, ()
 
         def work(connection: Connection) -> Sequence[Any]:
-            rows = _oldest(connection, due, limit)
+            rows = _locked(connection, due, limit, newest_first)
             for ids in in_chunks([row.id for row in rows]):
                 connection.execute(self._statements.lease, {"new": token, "leased_until": now + lease, **ids})
             return rows
@@ -297,18 +314,20 @@ def _statements(dialect: str) -> _Statements:
     )
 
 
-def _oldest(connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int) -> Sequence[Any]:
-    """Lock the references that meet one of the conditions, a state each, and have been due for the longest."""
+def _locked(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int, newest_first: bool
+) -> Sequence[Any]:
+    """Lock references that meet one of the conditions, a state each: those that have been due for the longest."""
     statement = (
         select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts, _outbox.c.due)
-        .order_by(_outbox.c.due)
+        .order_by(_outbox.c.due.desc() if newest_first else _outbox.c.due)
         .limit(limit)
         # Lets senders work side by side; SQLite has none, but its write lock is held.
         .with_for_update(skip_locked=True)
     )
     # A state at a time, which the index has in order: what has to be sorted is read, and on MariaDB locked, whole.
     rows = [row for condition in conditions for row in connection.execute(statement.where(condition)).all()]
-    return sorted(rows, key=attrgetter("due", "id"))[:limit]
+    return sorted(rows, key=attrgetter("due", "id"), reverse=newest_first)[:limit]
 
 
 _IS_UNSENT = and_(_outbox.c.state.in_((WAITING, HELD)), _outbox.c.due.is_not(None))
