@@ -10,8 +10,8 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam
 IDS = "ids"
 """The parameter of :func:`among`."""
 
-_CHUNK = 500
-"""Engines limit the parameters of a statement."""
+_CHUNK = 512
+"""Engines limit the parameters of a statement; what a sender claims at once fits in one."""
 
 
 def among(column: ColumnElement[int], dialect: str) -> ColumnElement[bool]:
