@@ -181,6 +181,7 @@ class Sender:
         report = DeliveryReport(expired=self._expire())
         due_by = self._clock()
         has_accepted = False
+        asked = timedelta(0)
         # The references of runs come last, as their spans follow their children's.
         for claim in (self._claim_task_results, self._claim_runs):
             failures = 0
@@ -194,6 +195,7 @@ class Sender:
                     self._send(round_, units)
                     if on_progress is not None:
                         on_progress(report)
+                asked = max(asked, round_.delay)
                 if round_.has_accepted:
                     has_accepted, failures, self._failures = True, 0, 0
                 elif round_.error:
@@ -201,9 +203,13 @@ class Sender:
                     self._failures += 1
                     if failures > (has_accepted or self._declines_some):
                         break
-            if report.error and not has_accepted:
-                self._declines_some = False
+            if report.error and not (has_accepted or self._declines_some):
                 break
+        if has_accepted:
+            # It is up: the next round need not wait for what it does not take.
+            report.delay = asked
+        elif report.error:
+            self._declines_some = False
         return report
 
     def close(self) -> None:
