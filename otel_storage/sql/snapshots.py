@@ -19,7 +19,7 @@ from otel_storage.results.snapshots import (
     TaskResultSnapshot,
     Worker,
 )
-from otel_storage.results.status import FINAL, PipelineTaskStatus
+from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
 from otel_storage.sql import schema
 from otel_storage.sql.among import among, in_chunks
 from otel_storage.sql.types import load_json
@@ -40,9 +40,10 @@ _FAILURE = ("task_result_id", "type", "message", "stacktrace")
 def task_results(connection: Connection, ids: Sequence[int]) -> dict[int, TaskResultSnapshot]:
     """The final task results of those ids, with their parents."""
     rows = _rows(connection, schema.task_result, _TASK_RESULT, ids)
+    failed = [row.id for row in rows if row.status in FAILED]
     failures = {
         id_: Failure(type=type_, message=message, stacktrace=stacktrace)
-        for id_, type_, message, stacktrace in _rows(connection, schema.failure, _FAILURE, ids, by="task_result_id")
+        for id_, type_, message, stacktrace in _rows(connection, schema.failure, _FAILURE, failed, by="task_result_id")
     }
     parents = _rows(connection, schema.task_execution, _TASK_EXECUTION, {row.task_execution_id for row in rows})
     task_executions = _task_executions(connection, parents)
