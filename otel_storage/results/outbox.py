@@ -141,10 +141,23 @@ class Outbox(Protocol):
     def senders(self) -> Senders:
         """Those who claim and settle them."""
 
-    def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
-        """Claim up to ``limit`` references of task results that are due, or were by ``due_by``, oldest first."""
+    def claim_task_results(
+        self, limit: int, lease: timedelta, due_by: datetime | None = None, *, newest_first: bool = False
+    ) -> Claims:
+        """Claim up to ``limit`` references of task results that are due, or were by ``due_by``.
 
-    def claim_runs(self, limit: int, lease: timedelta, rule: Settling, due_by: datetime | None = None) -> Claims:
+        Those that have been due for the longest, or with ``newest_first`` for the shortest time.
+        """
+
+    def claim_runs(
+        self,
+        limit: int,
+        lease: timedelta,
+        rule: Settling,
+        due_by: datetime | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> Claims:
         """Claim up to ``limit`` references of runs that are due, or were by ``due_by``, and have settled.
 
         A run has settled when it is final, the spans of its task results are acknowledged, none of them is RUNNING, and
@@ -168,8 +181,11 @@ class Outbox(Protocol):
     def expire(self, max_age: timedelta) -> int:
         """Mark references older than ``max_age`` as expired, so that they are no longer sent; returns how many."""
 
-    def hasten(self, *, held_only: bool = False) -> None:
-        """Make due now the runs that are held and, unless ``held_only``, what waits for its next attempt."""
+    def hasten(self, *, held_only: bool = False, tried_only: bool = False) -> None:
+        """Make due now the runs that are held and, unless ``held_only``, all that is due later.
+
+        With ``tried_only``, of that only what waits for its next attempt: a replay lets the rest become due bit by bit.
+        """
 
     def status(self) -> OutboxStatus:
         """How many references there are, by what they wait for, and why."""

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from otel_storage.results.outbox import Claim, Claims, OutboxCounts, OutboxStatus, Settling
 from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
 from otel_storage.sql import schema, settling, snapshots
+from otel_storage.sql.among import among, in_chunks
 from otel_storage.sql.senders import SqlSenders
 from otel_storage.sql.transitions import EXECUTION, TASK_RESULT
 from otel_storage.sql.types import storable
@@ -45,18 +61,28 @@ class SqlOutbox:
         self._oldest: datetime | None = None
         """No reference that is still to be sent is older than this; None if nobody has looked."""
 
-    def claim_task_results(self, limit: int, lease: timedelta, due_by: datetime | None = None) -> Claims:
-        """Claim references of task results that are due, oldest first."""
-        token, rows = self._claim(TASK_RESULT, (WAITING,), limit, lease, due_by)
+    def claim_task_results(
+        self, limit: int, lease: timedelta, due_by: datetime | None = None, *, newest_first: bool = False
+    ) -> Claims:
+        """Claim references of task results that are due."""
+        token, rows = self._claim(TASK_RESULT, (WAITING,), limit, lease, due_by, newest_first)
         if not rows:
             return Claims(token, (), 0)
         with self._database.read() as connection:
             found = snapshots.task_results(connection, [row.record_id for row in rows])
         return self._claims(token, rows, found)
 
-    def claim_runs(self, limit: int, lease: timedelta, rule: Settling, due_by: datetime | None = None) -> Claims:
+    def claim_runs(
+        self,
+        limit: int,
+        lease: timedelta,
+        rule: Settling,
+        due_by: datetime | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> Claims:
         """Claim references of runs that are due and have settled; the others are held, to be looked at later."""
-        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease, due_by)
+        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease, due_by, newest_first)
         if not rows:
             return Claims(token, (), 0)
         now = self._clock()
@@ -70,38 +96,29 @@ class SqlOutbox:
 
     def renew(self, token: str, reference_ids: Sequence[int], lease: timedelta) -> Collection[int]:
         """Prolong the lease; returns those of the references that it is still on."""
-        values = {"leased_until": self._clock() + lease}
-        renewed = self._for_held(
-            token,
-            reference_ids,
-            lambda connection, held: connection.execute(update(_outbox).where(held).values(values)).rowcount,
-        )
+        statements = self._statements
+        renewed = self._change_held(statements.renew, token, reference_ids, leased_until=self._clock() + lease)
         if renewed == len(reference_ids):
             return reference_ids
         with self._database.read() as connection:
-            found = select(_outbox.c.id).where(_outbox.c.id.in_(reference_ids), _outbox.c.token == token)
-            return connection.execute(found).scalars().all()
+            return [
+                id_
+                for ids in in_chunks(reference_ids)
+                for id_ in connection.execute(statements.held, {"of": token, **ids}).scalars()
+            ]
 
     def settle(self, token: str, reference_ids: Sequence[int]) -> int:
         """Remove references whose spans were accepted."""
-        return self._for_held(
-            token, reference_ids, lambda connection, held: connection.execute(delete(_outbox).where(held)).rowcount
-        )
+        return self._change_held(self._statements.settle, token, reference_ids)
 
     def release(self, token: str, reference_ids: Sequence[int], *, delay: timedelta, error: str) -> None:
         """Give references back after a failure, to be due again after ``delay``."""
-        values = {
-            "state": WAITING,
-            "due": self._clock() + delay,
-            "attempts": _outbox.c.attempts + 1,
-            "error": storable(error),
-        }
-        self._give_back(token, reference_ids, values)
+        due, error = self._clock() + delay, storable(error)
+        self._change_held(self._statements.release, token, reference_ids, state=WAITING, due=due, error=error)
 
     def refuse(self, token: str, reference_ids: Sequence[int], *, error: str) -> None:
         """Set references aside whose spans were refused for good."""
-        values = {"state": REFUSED, "attempts": _outbox.c.attempts + 1, "error": storable(error)}
-        self._give_back(token, reference_ids, values)
+        self._change_held(self._statements.refuse, token, reference_ids, state=REFUSED, error=storable(error))
 
     def expire(self, max_age: timedelta) -> int:
         """Mark references older than ``max_age`` as expired; returns how many."""
@@ -116,13 +133,14 @@ class SqlOutbox:
         self._oldest = oldest
         return expired
 
-    def hasten(self, *, held_only: bool = False) -> None:
-        """Make due now the runs that are held and, unless ``held_only``, what waits for its next attempt."""
+    def hasten(self, *, held_only: bool = False, tried_only: bool = False) -> None:
+        """Make due now the runs that are held and, unless ``held_only``, all that is due later."""
         now = self._clock()
         is_late = and_(_outbox.c.due > now, _is_free(now))
         if not held_only:
-            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == TASK_RESULT, is_late), due=now)
-            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == EXECUTION, is_late), due=now)
+            is_meant = and_(is_late, _outbox.c.attempts > 0) if tried_only else is_late
+            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == TASK_RESULT, is_meant), due=now)
+            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == EXECUTION, is_meant), due=now)
         self._change(and_(_outbox.c.state == HELD, _outbox.c.kind == EXECUTION, is_late), due=now)
 
     def last_id(self) -> int:
@@ -176,7 +194,13 @@ class SqlOutbox:
         return {**{name: int(getattr(row, name)) for name in parts}, "oldest": row.oldest}
 
     def _claim(
-        self, kind: str, states: Sequence[str], limit: int, lease: timedelta, due_by: datetime | None
+        self,
+        kind: str,
+        states: Sequence[str],
+        limit: int,
+        lease: timedelta,
+        due_by: datetime | None,
+        newest_first: bool,
     ) -> tuple[str, Sequence[Any]]:
         token = uuid.uuid4().hex
         now = self._clock()
@@ -190,13 +214,9 @@ class SqlOutbox:
             return token, ()
 
         def work(connection: Connection) -> Sequence[Any]:
-            rows = _oldest(connection, due, limit)
-            if rows:
-                connection.execute(
-                    update(_outbox)
-                    .where(_outbox.c.id.in_([row.id for row in rows]))
-                    .values(token=token, leased_until=now + lease)
-                )
+            rows = _locked(connection, due, limit, newest_first)
+            for ids in in_chunks([row.id for row in rows]):
+                connection.execute(self._statements.lease, {"new": token, "leased_until": now + lease, **ids})
             return rows
 
         return token, self._database.write(work)
@@ -232,11 +252,15 @@ class SqlOutbox:
         found: dict[int, TaskResultSnapshot] | dict[int, RunSnapshot],
         looked_at: int | None = None,
     ) -> Claims:
+        claims, gone = [], []
+        for reference_id, record_id, attempts, _ in rows:
+            if (snapshot := found.get(record_id)) is not None:
+                claims.append(Claim(reference_id, attempts, snapshot))
+            else:
+                gone.append(reference_id)
         # A record can be gone although its reference is there: a cleanup went between them.
-        gone = [row.id for row in rows if row.record_id not in found]
         if gone:
             self.settle(token, gone)
-        claims = [Claim(row.id, row.attempts, found[row.record_id]) for row in rows if row.record_id in found]
         return Claims(token, claims, len(rows) if looked_at is None else looked_at)
 
     def _hold(self, token: str, holds: Sequence[tuple[int, settling.Hold]]) -> None:
@@ -253,45 +277,63 @@ class SqlOutbox:
 
         self._database.write(work)
 
-    def _give_back(self, token: str, reference_ids: Sequence[int], values: dict[str, Any]) -> None:
-        self._for_held(
-            token,
-            reference_ids,
-            lambda connection, held: connection.execute(update(_outbox).where(held).values(**values, **_FREE)).rowcount,
-        )
+    @property
+    def _statements(self) -> _Statements:
+        return _statements(self._database.dialect)
 
-    def _for_held(
-        self,
-        token: str,
-        reference_ids: Sequence[int],
-        work: Callable[[Connection, ColumnElement[bool]], int],
-    ) -> int:
-        """Do the work, in one transaction, on those of the references that the token still holds."""
+    def _change_held(self, statement: Executable, token: str, reference_ids: Sequence[int], **values: Any) -> int:
+        """Change, in one transaction, those of the references that the token still holds; returns how many."""
 
-        def for_each_chunk(connection: Connection) -> int:
+        def work(connection: Connection) -> int:
+            parameters = {"of": token, **values}
             return sum(
-                work(
-                    connection,
-                    and_(_outbox.c.id.in_(reference_ids[start : start + _CHUNK]), _outbox.c.token == token),
-                )
-                for start in range(0, len(reference_ids), _CHUNK)
+                connection.execute(statement, {**parameters, **ids}).rowcount for ids in in_chunks(reference_ids)
             )
 
-        return self._database.write(for_each_chunk) if reference_ids else 0
+        return self._database.write(work) if reference_ids else 0
 
 
-def _oldest(connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int) -> Sequence[Any]:
-    """Lock the references that meet one of the conditions, a state each, and have been due for the longest."""
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Those on the references of one claim, by their ids; all but the first on those that the token ``of`` holds."""
+
+    lease: Executable
+    held: Executable
+    renew: Executable
+    settle: Executable
+    release: Executable
+    refuse: Executable
+
+
+@cache
+def _statements(dialect: str) -> _Statements:
+    has_id = among(_outbox.c.id, dialect)
+    is_held = and_(has_id, _outbox.c.token == bindparam("of"))
+    given_back = {"state": bindparam("state"), "attempts": _outbox.c.attempts + 1, "error": bindparam("error"), **_FREE}
+    return _Statements(
+        lease=update(_outbox).where(has_id).values(token=bindparam("new"), leased_until=bindparam("leased_until")),
+        held=select(_outbox.c.id).where(is_held),
+        renew=update(_outbox).where(is_held).values(leased_until=bindparam("leased_until")),
+        settle=delete(_outbox).where(is_held),
+        release=update(_outbox).where(is_held).values(due=bindparam("due"), **given_back),
+        refuse=update(_outbox).where(is_held).values(**given_back),
+    )
+
+
+def _locked(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int, newest_first: bool
+) -> Sequence[Any]:
+    """Lock references that meet one of the conditions, a state each: those that have been due for the longest."""
     statement = (
         select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts, _outbox.c.due)
-        .order_by(_outbox.c.due)
+        .order_by(_outbox.c.due.desc() if newest_first else _outbox.c.due)
         .limit(limit)
         # Lets senders work side by side; SQLite has none, but its write lock is held.
         .with_for_update(skip_locked=True)
     )
     # A state at a time, which the index has in order: what has to be sorted is read, and on MariaDB locked, whole.
-    rows = [row for condition in conditions for row in connection.execute(statement.where(condition))]
-    return sorted(rows, key=lambda row: (row.due, row.id))[:limit]
+    rows = [row for condition in conditions for row in connection.execute(statement.where(condition)).all()]
+    return sorted(rows, key=attrgetter("due", "id"), reverse=newest_first)[:limit]
 
 
 _IS_UNSENT = and_(_outbox.c.state.in_((WAITING, HELD)), _outbox.c.due.is_not(None))

@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, select, update
+from sqlalchemy import Connection, Table, Update, and_, bindparam, case, func, select, update
 
 from otel_storage.results.outbox import Settling
 from otel_storage.results.status import FINAL, PipelineTaskStatus
@@ -32,28 +33,34 @@ class Hold:
 
 
 @dataclass(slots=True)
-class _Level:
+class _Bounds:
+    """The earliest and the latest of some times."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def include(self, start: datetime | None, end: datetime | None) -> None:
+        if start is not None and (self.start is None or start < self.start):
+            self.start = start
+        if end is not None and (self.end is None or end > self.end):
+            self.end = end
+
+
+@dataclass(slots=True, kw_only=True)
+class _Level(_Bounds):
     """A record with what its span is made from; the bounds grow by those of its children."""
 
     id: int
     parent: int
     status: PipelineTaskStatus
-    start: datetime | None
-    end: datetime | None
     outcome: PipelineTaskStatus | None
 
-    def include(self, start: datetime | None, end: datetime | None) -> None:
-        self.start = min(filter(None, (self.start, start)), default=None)
-        self.end = max(filter(None, (self.end, end)), default=None)
 
-
-@dataclass(slots=True)
-class _Results:
-    """The task results of one task execution, by status."""
+@dataclass(slots=True, kw_only=True)
+class _Results(_Bounds):
+    """The task results of one task execution, by status; the bounds are those of the final ones."""
 
     counts: dict[PipelineTaskStatus, int] = field(default_factory=dict)
-    start: datetime | None = None
-    end: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -64,28 +71,47 @@ class _Run:
     results: dict[int, _Results]
     last_change: datetime
 
+    def complete(self) -> None:
+        """Take the bounds from the bottom up, and for a task execution the outcome of its results."""
+        for level in self.task_executions.values():
+            results = self.results.get(level.id)
+            if results is not None:
+                level.include(results.start, results.end)
+                if level.outcome is None and results.counts.keys() <= FINAL:
+                    level.outcome = next(status for status in _WORST_FIRST if status in results.counts)
+            if level.end is not None:
+                self.pipeline_results[level.parent].include(level.start, level.end)
+        for level in self.pipeline_results.values():
+            self.execution.include(level.start, level.end)
+
     def number_of(self, status: PipelineTaskStatus) -> int:
         return sum(results.counts.get(status, 0) for results in self.results.values())
 
 
 def settle(connection: Connection, execution_ids: Sequence[int], rule: Settling, now: datetime) -> dict[int, Hold]:
     """Store what the parents' spans are made from, for the runs that have settled; returns why the others have not."""
-    table = schema.pipeline_execution
-    statement = select(table.c.id).where(table.c.id.in_(execution_ids), table.c.span_end.is_(None))
-    unsettled = list(connection.execute(statement).scalars())
-    runs = _read(connection, unsettled)
+    runs = _read(connection, _unsettled(connection, execution_ids))
     unsent = _unsent(connection, execution_ids)
     holds = {
         id_: Hold(max(due, now + _SHORTEST_HOLD), f"{count} spans of task results are not acknowledged yet")
         for id_, (count, due) in unsent.items()
     }
+    settled = []
     for run in runs:
         hold = _hold(run, rule, now)
         if hold is not None:
             holds[run.execution.id] = hold
         elif run.execution.id not in holds:
-            _store(connection, run)
+            settled.append(run)
+    _store(connection, settled)
     return holds
+
+
+def _unsettled(connection: Connection, execution_ids: Sequence[int], *, locked: bool = False) -> list[int]:
+    """Those of the runs that have not settled yet; ``locked`` keeps others from settling them."""
+    table = schema.pipeline_execution
+    statement = select(table.c.id).where(table.c.id.in_(execution_ids), table.c.span_end.is_(None)).order_by(table.c.id)
+    return list(connection.execute(statement.with_for_update() if locked else statement).scalars())
 
 
 def _hold(run: _Run, rule: Settling, now: datetime) -> Hold | None:
@@ -138,14 +164,13 @@ def _levels(
         run.in_(execution_ids)
     )
     found = defaultdict(list)
-    for row in connection.execute(statement):
-        is_final = row.status in FINAL
-        completed = row.completed if is_final else None
-        level = _Level(row.id, row.parent, row.status, row.started, None, row.status if is_final else None)
-        level.include(completed, completed)
-        level.include(None, row.started)
-        changed = max(filter(None, (row.created, row.started, row.completed)))
-        found[row.run].append((row.id, level, changed))
+    for id_, run_id, parent_id, status, created, started, completed in connection.execute(statement).all():
+        is_final = status in FINAL
+        outcome = status if is_final else None
+        level = _Level(id=id_, parent=parent_id, status=status, outcome=outcome, start=started, end=started)
+        if is_final:
+            level.include(completed, completed)
+        found[run_id].append((id_, level, _latest(created, started, completed)))
     return found
 
 
@@ -170,16 +195,22 @@ def _results(
     )
     found: dict[int, dict[int, _Results]] = defaultdict(lambda: defaultdict(_Results))
     changes: dict[int, datetime] = {}
-    for row in connection.execute(statement):
-        results = found[row.execution_id][row.task_execution_id]
-        results.counts[row.status] = row.number
-        latest = max(filter(None, (row.started, row.completed)), default=None)
-        if row.status in FINAL:
-            results.start = min(filter(None, (results.start, row.start)), default=None)
-            results.end = max(filter(None, (results.end, latest)), default=None)
+    for run_id, task_execution_id, status, number, start, started, completed in connection.execute(statement).all():
+        results = found[run_id][task_execution_id]
+        results.counts[status] = number
+        latest = started if completed is None else _latest(completed, started)
+        if status in FINAL:
+            results.include(start, latest)
         if latest is not None:
-            changes[row.execution_id] = max(latest, changes.get(row.execution_id, latest))
+            changes[run_id] = _latest(latest, changes.get(run_id))
     return found, changes
+
+
+def _latest(moment: datetime, *others: datetime | None) -> datetime:
+    for other in others:
+        if other is not None and other > moment:
+            moment = other
+    return moment
 
 
 def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, tuple[int, datetime]]:
@@ -199,23 +230,18 @@ def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, t
     return {row.execution_id: (int(row.number), row.due) for row in connection.execute(statement) if row.number}
 
 
-def _store(connection: Connection, run: _Run) -> None:
-    for level in run.task_executions.values():
-        results = run.results.get(level.id)
-        if results is not None:
-            level.include(results.start, results.end)
-            if level.outcome is None and results.counts.keys() <= FINAL:
-                level.outcome = next(status for status in _WORST_FIRST if status in results.counts)
-        if level.end is not None:
-            run.pipeline_results[level.parent].include(level.start, level.end)
-    for level in run.pipeline_results.values():
-        run.execution.include(level.start, level.end)
+def _store(connection: Connection, runs: Sequence[_Run]) -> None:
+    if not runs:
+        return
+    for run in runs:
+        run.complete()
     # From the top down, as transitions and a cleanup lock them. Of two senders, one that was so slow that its lease ran
     # out, the first has its way: it may have sent spans of what it stored.
-    if not _update(connection, schema.pipeline_execution, [run.execution]):
-        return
-    _update(connection, schema.pipeline_result, run.pipeline_results.values())
-    _update(connection, schema.task_execution, run.task_executions.values())
+    unsettled = set(_unsettled(connection, [run.execution.id for run in runs], locked=True))
+    runs = [run for run in runs if run.execution.id in unsettled]
+    _update(connection, schema.pipeline_execution, (run.execution for run in runs))
+    _update(connection, schema.pipeline_result, (level for run in runs for level in run.pipeline_results.values()))
+    _update(connection, schema.task_execution, (level for run in runs for level in run.task_executions.values()))
 
 
 _WORST_FIRST = (
@@ -227,8 +253,8 @@ _WORST_FIRST = (
 )
 
 
-def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> bool:
-    """Store what the levels' spans are made from, unless that has been done; whether it was done now."""
+def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> None:
+    """Store what the levels' spans are made from, unless that has been done."""
     rows = [
         {
             "record_id": level.id,
@@ -240,10 +266,13 @@ def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> boo
         for level in levels
         if level.end is not None
     ]
-    if not rows:
-        return False
+    if rows:
+        connection.execute(_storing(table), rows)
+
+
+@cache
+def _storing(table: Table) -> Update:
     values: dict[str, Any] = {
         name: bindparam(name) for name in ("span_start", "span_end", "span_status", "span_outcome")
     }
-    statement = update(table).where(table.c.id == bindparam("record_id"), table.c.span_end.is_(None)).values(values)
-    return connection.execute(statement, rows).rowcount != 0
+    return update(table).where(table.c.id == bindparam("record_id"), table.c.span_end.is_(None)).values(values)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Connection, Row, Select, Table, select
 
 from otel_storage.results.snapshots import (
     ExecutionSnapshot,
@@ -16,56 +19,70 @@ from otel_storage.results.snapshots import (
     TaskResultSnapshot,
     Worker,
 )
-from otel_storage.results.status import FINAL, PipelineTaskStatus
+from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
 from otel_storage.sql import schema
+from otel_storage.sql.among import among, in_chunks
 from otel_storage.sql.types import load_json
 
-_CHUNK = 500
-
-# Read only for the spans that may carry them: they can be large.
-_CAPTURED = {"input_data", "config"}
+# What is read of each kind: what all have, what the parents have, and its own. Nothing else is: rows can be large.
+_STATE = (
+    *("id", "source_id", "status", "created", "started", "completed"),
+    *("started_message", "completed_message", "worker_host", "worker_pid", "worker_started"),
+)
+_SPAN = ("span_start", "span_end", "span_status", "span_outcome")
+_EXECUTION = (*_STATE, *_SPAN, "run_id", "pipeline_id", "trace")
+_PIPELINE_RESULT = (*_STATE, *_SPAN, "execution_id", "pipeline_object", "runner")
+_TASK_EXECUTION = (*_STATE, *_SPAN, "pipeline_result_id", "pipeline_task", "task_id")
+_TASK_RESULT = (*_STATE, "task_execution_id", "task_object")
+_FAILURE = ("task_result_id", "type", "message", "stacktrace")
 
 
 def task_results(connection: Connection, ids: Sequence[int]) -> dict[int, TaskResultSnapshot]:
     """The final task results of those ids, with their parents."""
-    rows = _rows(connection, schema.task_result, "id", ids)
-    failures = {row.task_result_id: row for row in _rows(connection, schema.failure, "task_result_id", ids)}
-    parents = _rows(connection, schema.task_execution, "id", {row.task_execution_id for row in rows})
-    task_executions = _task_executions(connection, parents)
-    return {
-        row.id: TaskResultSnapshot(
-            **_state(row),
-            task_execution=task_executions[row.task_execution_id],
-            task_object=load_json(row.task_object),
-            failure=_failure(failures.get(row.id)),
-        )
-        for row in rows
-        if row.task_execution_id in task_executions
+    rows = _rows(connection, schema.task_result, _TASK_RESULT, ids)
+    failed = [row.id for row in rows if row.status in FAILED]
+    failures = {
+        id_: Failure(type=type_, message=message, stacktrace=stacktrace)
+        for id_, type_, message, stacktrace in _rows(connection, schema.failure, _FAILURE, failed, by="task_result_id")
     }
+    parents = _rows(connection, schema.task_execution, _TASK_EXECUTION, {row.task_execution_id for row in rows})
+    task_executions = _task_executions(connection, parents)
+    found = {}
+    for row in rows:
+        *state, task_execution_id, task_object = row
+        if (parent := task_executions.get(task_execution_id)) is not None:
+            found[state[0]] = TaskResultSnapshot(
+                **_state(*state),
+                task_execution=parent,
+                task_object=load_json(task_object),
+                failure=failures.get(state[0]),
+            )
+    return found
 
 
 def runs(connection: Connection, ids: Sequence[int]) -> dict[int, RunSnapshot]:
     """The parent levels of the settled runs of those ids: the records that have a span."""
-    executions = _executions(_rows(connection, schema.pipeline_execution, "id", ids, captured=True))
-    pipeline_results = _pipeline_results(
-        connection, _rows(connection, schema.pipeline_result, "execution_id", executions), executions
-    )
-    task_executions = _task_executions(
-        connection,
-        _rows(connection, schema.task_execution, "execution_id", executions, captured=True),
-        pipeline_results,
-    )
+    # Only their spans may carry what these hold, which can be large.
+    executions = _executions(_rows(connection, schema.pipeline_execution, (*_EXECUTION, "input_data"), ids))
+    ids = list(executions)
+    rows = _rows(connection, schema.pipeline_result, _PIPELINE_RESULT, ids, by="execution_id")
+    pipeline_results = _pipeline_results(connection, rows, executions)
+    rows = _rows(connection, schema.task_execution, (*_TASK_EXECUTION, "config"), ids, by="execution_id")
+    task_executions = _task_executions(connection, rows, pipeline_results)
+
+    results_of: dict[int, list[PipelineResultSnapshot]] = defaultdict(list)
+    for result in pipeline_results.values():
+        if result.span_end:
+            results_of[id(result.execution)].append(result)
+    tasks_of: dict[int, list[TaskExecutionSnapshot]] = defaultdict(list)
+    for task in task_executions.values():
+        if task.span_end:
+            tasks_of[id(task.pipeline_result.execution)].append(task)
     return {
         id_: RunSnapshot(
             execution=execution,
-            pipeline_results=tuple(
-                result for result in pipeline_results.values() if result.execution is execution and result.span_end
-            ),
-            task_executions=tuple(
-                task
-                for task in task_executions.values()
-                if task.pipeline_result.execution is execution and task.span_end
-            ),
+            pipeline_results=tuple(results_of[id(execution)]),
+            task_executions=tuple(tasks_of[id(execution)]),
         )
         for id_, execution in executions.items()
     }
@@ -90,7 +107,7 @@ def _pipeline_results(
     executions: dict[int, ExecutionSnapshot] | None = None,
 ) -> dict[int, PipelineResultSnapshot]:
     if executions is None:
-        parents = _rows(connection, schema.pipeline_execution, "id", {row.execution_id for row in rows})
+        parents = _rows(connection, schema.pipeline_execution, _EXECUTION, {row.execution_id for row in rows})
         executions = _executions(parents)
     return {
         row.id: PipelineResultSnapshot(
@@ -110,7 +127,8 @@ def _task_executions(
     pipeline_results: dict[int, PipelineResultSnapshot] | None = None,
 ) -> dict[int, TaskExecutionSnapshot]:
     if pipeline_results is None:
-        parents = _rows(connection, schema.pipeline_result, "id", {row.pipeline_result_id for row in rows})
+        ids = {row.pipeline_result_id for row in rows}
+        parents = _rows(connection, schema.pipeline_result, _PIPELINE_RESULT, ids)
         pipeline_results = _pipeline_results(connection, parents)
     return {
         row.id: TaskExecutionSnapshot(
@@ -126,37 +144,51 @@ def _task_executions(
 
 
 def _rows(
-    connection: Connection, table: Table, column: str, ids: Iterable[int], *, captured: bool = False
-) -> list[Row[Any]]:
-    wanted = sorted(ids)
-    columns = [column for column in table.c if captured or column.name not in _CAPTURED]
-    found: list[Row[Any]] = []
-    for start in range(0, len(wanted), _CHUNK):
-        statement = select(*columns).where(table.c[column].in_(wanted[start : start + _CHUNK]))
-        found += connection.execute(statement.order_by(*table.primary_key.columns))
+    connection: Connection, table: Table, columns: tuple[str, ...], ids: Collection[int], *, by: str = "id"
+) -> list[Any]:
+    statement = _query(table, columns, by, connection.dialect.name)
+    found: list[Any] = []
+    for parameters in in_chunks(sorted(ids)):
+        found += connection.execute(statement, parameters).all()
     return found
 
 
-def _state(row: Row[Any]) -> dict[str, Any]:
-    worker = None
-    if row.worker_host is not None:
-        worker = Worker(host=row.worker_host, pid=row.worker_pid, started=row.worker_started)
+@cache
+def _query(table: Table, columns: tuple[str, ...], by: str, dialect: str) -> Select[Any]:
+    statement = select(*(table.c[column] for column in columns)).where(among(table.c[by], dialect))
+    return statement.order_by(*table.primary_key.columns)
+
+
+def _state(
+    id_: int,
+    source_id: int | None,
+    status: PipelineTaskStatus,
+    created: datetime,
+    started: datetime | None,
+    completed: datetime | None,
+    started_message: str | None,
+    completed_message: str | None,
+    worker_host: str | None,
+    worker_pid: int,
+    worker_started: datetime | None,
+) -> dict[str, Any]:
+    """What all kinds have, of the columns in their order."""
     return {
         # Of a copy, the id in the storage that it is a copy from: spans are known by it.
-        "id": row.id if row.source_id is None else row.source_id,
-        "status": row.status,
-        "created": row.created,
-        "started": row.started,
-        "completed": row.completed,
-        "started_message": row.started_message or "",
-        "completed_message": row.completed_message or "",
-        "worker": worker,
+        "id": id_ if source_id is None else source_id,
+        "status": status,
+        "created": created,
+        "started": started,
+        "completed": completed,
+        "started_message": started_message or "",
+        "completed_message": completed_message or "",
+        "worker": None if worker_host is None else Worker(host=worker_host, pid=worker_pid, started=worker_started),
     }
 
 
 def _parent_state(row: Row[Any]) -> dict[str, Any]:
     """The state as it was when the run settled: what changed later is not in a span that was sent, so in no other."""
-    state = _state(row)
+    state = _state(*row[: len(_STATE)])
     if row.span_status is not None:
         state["status"] = row.span_status
         if row.span_status not in FINAL:
@@ -164,7 +196,3 @@ def _parent_state(row: Row[Any]) -> dict[str, Any]:
         if row.span_status is PipelineTaskStatus.PENDING:
             state.update(started=None, started_message="", worker=None)
     return {**state, "span_start": row.span_start, "span_end": row.span_end, "outcome": row.span_outcome}
-
-
-def _failure(row: Row[Any] | None) -> Failure | None:
-    return None if row is None else Failure(type=row.type, message=row.message, stacktrace=row.stacktrace)

@@ -118,12 +118,27 @@ def task_execution_attributes(execution: TaskExecutionSnapshot, trace: RunTrace)
     return attributes
 
 
-def task_result_attributes(result: TaskResultSnapshot, trace: RunTrace) -> Attributes:
-    """The attributes of the span of a task result; its result in standard terms is its task execution's alone."""
-    attributes = _of_task(result.task_execution)
+def attributes_of_results(execution: TaskExecutionSnapshot, trace: RunTrace) -> tuple[Attributes, Attributes]:
+    """What the spans of all results of a task execution have: before :func:`task_result_state`, and after it.
+
+    The result in standard terms is the task execution's alone.
+    """
+    after: Attributes = {}
+    _add_task(after, execution, trace)
+    return _of_task(execution), after
+
+
+def task_result_state(result: TaskResultSnapshot) -> Attributes:
+    """The attributes of a task result's own state."""
+    attributes: Attributes = {}
     _add_error_type(attributes, result, result.failure.type if result.failure else None)
     _add_state(attributes, ids.TASK_RESULT, result)
-    _add_task(attributes, result.task_execution, trace)
+    return attributes
+
+
+def task_object(result: TaskResultSnapshot, trace: RunTrace) -> Attributes:
+    """The attributes of what the task was started with; the last of a task result's span."""
+    attributes: Attributes = {}
     _add_object(attributes, TASK_OBJECT, result.task_object, trace)
     return attributes
 

@@ -146,7 +146,8 @@ class Delivery:
 
         Args:
             on_progress: Called after every request, with the report so far.
-            retry_now: Send what waits for its next attempt too, and look again at the runs that are held.
+            retry_now: Send what is due later too, be it for a replay or the next attempt, and look again at the runs
+                that are held.
 
         Raises:
             Exception: what the database raised.
@@ -206,7 +207,7 @@ class Delivery:
                 if requested > self._hastened_for:
                     # Once for each flush: one that has given up must not keep the others from their pause.
                     self._hastened_for = requested
-                    self.outbox.hasten()
+                    self.outbox.hasten(tried_only=True)
                     self._meant = self.outbox.last_id(), self._clock()
                 elif signal.is_closed:
                     # What failed a moment ago is left to the next process.

@@ -25,12 +25,12 @@ def trace_id(run_id: str) -> int:
     """
     if _RANDOM_UUID.fullmatch(run_id):
         return int(run_id.replace("-", ""), 16)
-    return _hash("trace", run_id.encode("utf-8", "surrogatepass"), 16)
+    return _hash(b"trace", run_id.encode("utf-8", "surrogatepass"), 16)
 
 
 def span_id(kind: str, record_id: int) -> int:
     """The id of the record's span, 64 bits, never 0; ``kind`` is the record's ``content_type_name``."""
-    return _hash("span", f"{kind}:{record_id}".encode(), 8)
+    return _hash(b"span", f"{kind}:{record_id}".encode(), 8)
 
 
 def is_sampled(trace_id: int, ratio: float) -> bool:
@@ -38,7 +38,7 @@ def is_sampled(trace_id: int, ratio: float) -> bool:
 
     A hash of the trace id decides, not its low bits as in the SDK's sampler: two of those are fixed in a UUID.
     """
-    return _hash("sample", trace_id.to_bytes(16, "big"), 8) < ratio * 2**64
+    return _hash(b"sample", trace_id.to_bytes(16, "big"), 8) < ratio * 2**64
 
 
 def format_trace_id(trace_id: int) -> str:
@@ -51,6 +51,6 @@ def format_span_id(span_id: int) -> str:
     return f"{span_id:016x}"
 
 
-def _hash(purpose: str, data: bytes, size: int) -> int:
-    digest = sha256(f"otel_storage.{purpose}:".encode() + data).digest()
+def _hash(purpose: bytes, data: bytes, size: int) -> int:
+    digest = sha256(b"otel_storage.%b:%b" % (purpose, data)).digest()
     return int.from_bytes(digest[:size], "big") or 1

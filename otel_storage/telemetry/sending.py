@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from otel_storage.results.forking import forks_allowed, no_fork
 from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
-from otel_storage.results.snapshots import RunSnapshot
 from otel_storage.telemetry.acknowledgement import ACCEPTED, ExportOutcome, Verdict
-from otel_storage.telemetry.spans import run_spans, task_result_span
+from otel_storage.telemetry.spans import Spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -35,6 +34,12 @@ PROBE_SPANS = 16
 MAX_DELAY = timedelta(minutes=1)
 """The longest wait between two attempts."""
 
+MAX_DECLINED_DELAY = timedelta(minutes=15)
+"""The longest wait between two attempts at a span that fails by itself while others are accepted."""
+
+_DECLINED_ATTEMPTS = 6
+"""As how many failures it counts at least: it is to be out of the way of the others for a minute."""
+
 SUSPICIOUS_ATTEMPTS = 4
 """After so many failures the spans themselves are suspected, and a failing request is split."""
 
@@ -43,6 +48,9 @@ MAX_SEARCHES = 64
 
 MAX_RETRY_AFTER = 900.0
 """Seconds: an endpoint that asks to be left alone for longer is asked again all the same."""
+
+RENEWED_AFTER = 0.1
+"""The share of a lease after which it is renewed before another request: a request has the rest of it at least."""
 
 _EXPIRY_INTERVAL = timedelta(minutes=1)
 
@@ -55,7 +63,7 @@ class SendingRules:
     """References older than this are no longer sent."""
     settling: Settling = field(default_factory=Settling)
     lease: timedelta = timedelta(minutes=1)
-    """How long a sender may take for one request; a dead sender's references are free again after it."""
+    """How long a sender may take for one request, but for a tenth; what a dead one held is free again after it."""
 
 
 @dataclass(slots=True)
@@ -103,7 +111,17 @@ class _Round:
     token: str
     held: set[int]
     """The references of the claim that this sender still has."""
+    leased: datetime
+    """When the lease was taken or renewed last, or a little earlier."""
     report: DeliveryReport
+    error: str = ""
+    """Why a request failed for now; empty if none did."""
+    delay: timedelta = timedelta(0)
+    """How long the endpoint asks to be left alone."""
+    has_accepted: bool = False
+    """Whether the endpoint took any of it."""
+    declined: set[int] = field(default_factory=set)
+    """The references of spans that failed by themselves, although the endpoint takes others."""
     searches: int = MAX_SEARCHES
     """How many more requests may be made in search of a span that is never taken."""
 
@@ -134,13 +152,21 @@ class Sender:
         self._expired_at: datetime | None = None
         self._is_accepting = False
         """Whether the endpoint's last answer was an acceptance: what is built for one that is down is built in vain."""
+        self._declines_some = False
+        """Whether the endpoint was last seen to take some spans and not others: a request that fails is split then."""
+        self._failures = 0
+        """How many claims in a row the endpoint has accepted nothing of."""
+        self._is_newest_next = False
 
     def send_due(
         self,
         on_progress: Callable[[DeliveryReport], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> DeliveryReport:
-        """Send until nothing is left that was due at the call, a request fails for now, or ``should_stop``.
+        """Send until nothing is left that was due at the call, the endpoint is down, or ``should_stop``.
+
+        It is taken to be down when it accepts nothing of what is claimed; of two claims in a row, if it has accepted
+        others in this round or is known to take some spans and not others: those of one may all be of these.
 
         Args:
             on_progress: Called after every request, with the report so far.
@@ -153,14 +179,37 @@ class Sender:
         # Before anything is claimed: who cannot send takes nothing from those who can.
         self._opened()
         report = DeliveryReport(expired=self._expire())
-        for claims in self._claims(should_stop):
-            round_ = _Round(claims.token, {claim.reference_id for claim in claims.claims}, report)
-            for units in _requests(self._units(claims, round_)):
-                self._send(round_, units)
-                if on_progress is not None:
-                    on_progress(report)
-            if report.error:
+        due_by = self._clock()
+        has_accepted = False
+        asked = timedelta(0)
+        # The references of runs come last, as their spans follow their children's.
+        for claim in (self._claim_task_results, self._claim_runs):
+            failures = 0
+            while not should_stop():
+                leased = self._clock()
+                claims = claim(due_by)
+                if not claims.looked_at:
+                    break
+                round_ = _Round(claims.token, {each.reference_id for each in claims.claims}, leased, report)
+                for units in _requests(self._units(claims, round_)):
+                    self._send(round_, units)
+                    if on_progress is not None:
+                        on_progress(report)
+                asked = max(asked, round_.delay)
+                if round_.has_accepted:
+                    has_accepted, failures, self._failures = True, 0, 0
+                elif round_.error:
+                    failures += 1
+                    self._failures += 1
+                    if failures > (has_accepted or self._declines_some):
+                        break
+            if report.error and not (has_accepted or self._declines_some):
                 break
+        if has_accepted:
+            # It is up: the next round need not wait for what it does not take.
+            report.delay = asked
+        elif report.error:
+            self._declines_some = False
         return report
 
     def close(self) -> None:
@@ -188,29 +237,31 @@ class Sender:
                 self._exporter = self._open_exporter()
         return self._exporter
 
-    def _claims(self, should_stop: Callable[[], bool]) -> Iterator[Claims]:
-        """References of task results until none is due, then those of runs, whose spans follow their children's.
+    # What becomes due after ``due_by`` waits for the next round: under a steady load runs would never have their turn.
 
-        What becomes due meanwhile waits for the next round: under a steady load runs would never have their turn.
+    def _claim_task_results(self, due_by: datetime) -> Claims:
+        limit = MAX_SPANS if self._is_accepting else PROBE_SPANS
+        return self._outbox.claim_task_results(limit, self._rules.lease, due_by, newest_first=self._takes_newest())
+
+    def _claim_runs(self, due_by: datetime) -> Claims:
+        limit = MAX_RUNS if self._is_accepting else 1
+        rules, newest_first = self._rules, self._takes_newest()
+        return self._outbox.claim_runs(limit, rules.lease, rules.settling, due_by, newest_first=newest_first)
+
+    def _takes_newest(self) -> bool:
+        """Whether the next claim is of the newest: while requests fail, of these and of the oldest by turns.
+
+        What is never taken comes back, and would fill one end.
         """
-        due_by = self._clock()
-        while not should_stop():
-            limit = MAX_SPANS if self._is_accepting else PROBE_SPANS
-            claims = self._outbox.claim_task_results(limit, self._rules.lease, due_by)
-            if not claims.looked_at:
-                break
-            yield claims
-        while not should_stop():
-            limit = MAX_RUNS if self._is_accepting else 1
-            claims = self._outbox.claim_runs(limit, self._rules.lease, self._rules.settling, due_by)
-            if not claims.looked_at:
-                break
-            yield claims
+        takes_newest = self._is_newest_next and not self._is_accepting
+        self._is_newest_next = not takes_newest
+        return takes_newest
 
     def _units(self, claims: Claims, round_: _Round) -> Iterator[_Unit]:
+        spans = Spans()
         for claim in claims.claims:
             try:
-                yield _Unit(claim, _spans(claim))
+                yield _Unit(claim, spans.of(claim.snapshot))
             except Exception as error:
                 reason = f"no span could be made of it: {type(error).__name__}: {error}"
                 logger.exception("reference %d is set aside", claim.reference_id)
@@ -221,7 +272,7 @@ class Sender:
     def _send(self, round_: _Round, units: Sequence[_Unit]) -> None:
         """Send the spans of the units in one request or more, and settle what the verdict is clear on."""
         report = round_.report
-        if not report.error:
+        if not round_.error:
             for items in _chunks([(unit, place) for unit in units for place in range(len(unit.spans))]):
                 if not self._export(items, round_):
                     break
@@ -236,10 +287,23 @@ class Sender:
                 report.refused += 1
         failed = [unit.claim for unit in units if not unit.is_complete and unit.claim.reference_id in round_.held]
         if failed:
-            report.delay = max(report.delay, _delay(min(claim.attempts for claim in failed)))
-            ids = [claim.reference_id for claim in failed]
-            self._outbox.release(round_.token, ids, delay=report.delay, error=report.error)
+            self._release(failed, round_)
         round_.held.difference_update(unit.claim.reference_id for unit in units)
+
+    def _release(self, failed: Sequence[Claim], round_: _Round) -> None:
+        """Give back what was not accepted: what may never be for longer, the rest for as long as the endpoint says."""
+        report = round_.report
+        report.error = round_.error
+        declined = [claim for claim in failed if claim.reference_id in round_.declined]
+        rest = [claim for claim in failed if claim.reference_id not in round_.declined]
+        for attempts in sorted({claim.attempts for claim in declined}):
+            ids = [claim.reference_id for claim in declined if claim.attempts == attempts]
+            delay = _delay(max(attempts, _DECLINED_ATTEMPTS), MAX_DECLINED_DELAY)
+            self._outbox.release(round_.token, ids, delay=delay, error=report.error)
+        if rest:
+            report.delay = max(round_.delay, _delay(min(claim.attempts for claim in rest)))
+            ids = [claim.reference_id for claim in rest]
+            self._outbox.release(round_.token, ids, delay=report.delay, error=report.error)
 
     def _export(self, items: Sequence[_Item], round_: _Round) -> bool:
         """Export the spans; whether every one of them was accepted or refused."""
@@ -248,19 +312,17 @@ class Sender:
             return self._split(items, outcome.reason, round_)
         if outcome.verdict is Verdict.ACCEPTED:
             return True
+        round_.error = outcome.reason
+        round_.delay = timedelta(seconds=min(outcome.retry_after or 0, MAX_RETRY_AFTER))
         if self._is_up_but_for_some(items, round_):
+            self._declines_some = True
             self._search(items, round_)
-        round_.report.error = outcome.reason
-        round_.report.delay = timedelta(seconds=min(outcome.retry_after or 0, MAX_RETRY_AFTER))
         return False
 
     def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
         """One request, and what it came to; without what was accepted, or another sender has taken over."""
         exporter = self._opened()
-        left = self._outbox.renew(round_.token, sorted(round_.held), self._rules.lease)
-        if len(left) < len(round_.held):
-            logger.info("another sender has taken over references whose lease ran out")
-            round_.held.intersection_update(left)
+        self._renew(round_)
         items = [
             (unit, place)
             for unit, place in items
@@ -272,9 +334,21 @@ class Sender:
             outcome = exporter.export([unit.spans[place] for unit, place in items])
         self._is_accepting = outcome.verdict is not Verdict.RETRY
         if outcome.verdict is Verdict.ACCEPTED:
+            round_.has_accepted = True
             for unit, place in items:
                 unit.accepted.add(place)
         return outcome
+
+    def _renew(self, round_: _Round) -> None:
+        """See that a request has the time of a lease, and that nobody has taken over what is to be sent."""
+        now = self._clock()
+        if now - round_.leased < self._rules.lease * RENEWED_AFTER:
+            return
+        left = self._outbox.renew(round_.token, sorted(round_.held), self._rules.lease)
+        round_.leased = now
+        if len(left) < len(round_.held):
+            logger.info("another sender has taken over references whose lease ran out")
+            round_.held.intersection_update(left)
 
     def _split(self, items: Sequence[_Item], reason: str, round_: _Round) -> bool:
         """Find the spans that are refused for good: the others are sent without them."""
@@ -289,12 +363,15 @@ class Sender:
         """Whether the endpoint takes one of two spans by itself: then it is not down, and another span is the cause.
 
         Not every endpoint says of a span that it will never take it, and a plain exporter has no way to. Asked only
-        after several failures, so that an outage costs three requests a round, and not one a span.
+        after several failures, or where it was so the last time, so that an outage costs three requests a round, and
+        not one a span.
         """
-        if len(items) == 1 or max(unit.claim.attempts for unit, _ in items) < SUSPICIOUS_ATTEMPTS:
+        attempts = max(self._failures, *(unit.claim.attempts for unit, _ in items))
+        if len(items) == 1 or (attempts < SUSPICIOUS_ATTEMPTS and not self._declines_some):
             return False
-        probes = random.sample(range(len(items)), 2)
-        return any(self._request([items[probe]], round_).verdict is Verdict.ACCEPTED for probe in probes)
+        # Those that failed the least often: what is never taken comes back again and again.
+        probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:2]
+        return any(self._request([probe], round_).verdict is Verdict.ACCEPTED for probe in probes)
 
     def _search(self, items: Sequence[_Item], round_: _Round) -> None:
         """Send the spans in ever smaller parts, so that all arrive but those that are never taken."""
@@ -308,6 +385,8 @@ class Sender:
                 self._split(part, outcome.reason, round_)
             elif outcome.verdict is Verdict.RETRY and len(part) > 1:
                 self._search(part, round_)
+            elif outcome.verdict is Verdict.RETRY:
+                round_.declined.add(part[0][0].claim.reference_id)
 
     def _expire(self) -> int:
         now = self._clock()
@@ -320,12 +399,6 @@ class Sender:
                 "%d references to unsent spans are older than %s and will not be sent", expired, self._rules.max_age
             )
         return expired
-
-
-def _spans(claim: Claim) -> Sequence[ReadableSpan]:
-    if isinstance(claim.snapshot, RunSnapshot):
-        return tuple(run_spans(claim.snapshot))
-    return (task_result_span(claim.snapshot),)
 
 
 def _requests(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
@@ -347,7 +420,7 @@ def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
         yield items[start : start + MAX_SPANS]
 
 
-def _delay(attempts: int) -> timedelta:
+def _delay(attempts: int, most: timedelta = MAX_DELAY) -> timedelta:
     """Twice as long after each failure, and never quite the same, so that senders do not come in step."""
-    longest = min(timedelta(seconds=2.0 ** min(attempts, 10)), MAX_DELAY)
+    longest = min(timedelta(seconds=2.0 ** min(attempts, 10)), most)
     return longest * random.uniform(0.5, 1)  # noqa: S311 - a jitter is no secret

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -33,6 +33,9 @@ from otel_storage.telemetry.run_trace import AttributeValue, RunTrace
 SCOPE_NAME = "otel_storage"
 """The instrumentation scope of every span that we make."""
 
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
+_UNSET = Status(StatusCode.UNSET)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -43,18 +46,7 @@ def task_result_span(result: TaskResultSnapshot) -> ReadableSpan:
     Raises:
         ValueError: the run's trace was decided by a version of this package that this one does not understand.
     """
-    task = result.task_execution
-    run = _Run(task.pipeline_result.execution)
-    start = result.started or result.completed or result.created
-    return run.span(
-        result,
-        kind=ids.TASK_RESULT,
-        name=f"RESULT {task.pipeline_task}",
-        parent=run.context(ids.TASK_EXECUTION, task.id),
-        attributes=names.task_result_attributes(result, run.trace),
-        times=(start, max(start, result.completed or start)),
-        failure=result.failure,
-    )
+    return _Run(result.task_execution.pipeline_result.execution).task_result_span(result)
 
 
 def run_spans(run: RunSnapshot) -> Iterator[ReadableSpan]:
@@ -63,58 +55,43 @@ def run_spans(run: RunSnapshot) -> Iterator[ReadableSpan]:
     Raises:
         ValueError: the run's trace was decided by a version of this package that this one does not understand.
     """
-    of_run = _Run(run.execution)
-    for task in run.task_executions:
-        yield _task_execution_span(of_run, task)
-    for result in run.pipeline_results:
-        yield _pipeline_result_span(of_run, result)
-    runner = next((result.runner for result in run.pipeline_results), None)
-    yield _root_span(of_run, run.execution, runner)
+    return _Run(run.execution).parent_spans(run)
+
+
+class Spans:
+    """Makes the spans of records that are sent together: what those of one run, or of one task, share is made once.
+
+    It keeps the snapshots it has seen.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[int, _Run] = {}
+
+    def of(self, snapshot: TaskResultSnapshot | RunSnapshot) -> Sequence[ReadableSpan]:
+        """The spans of the snapshot, in the order in which they are to arrive.
+
+        Raises:
+            ValueError: as of :func:`task_result_span` and :func:`run_spans`.
+        """
+        if isinstance(snapshot, RunSnapshot):
+            return tuple(self._run(snapshot.execution).parent_spans(snapshot))
+        return (self._run(snapshot.task_execution.pipeline_result.execution).task_result_span(snapshot),)
+
+    def _run(self, execution: ExecutionSnapshot) -> _Run:
+        # By identity: the snapshots of one query share their parents, and equality would compare whole runs.
+        run = self._runs.get(id(execution))
+        if run is None:
+            run = self._runs[id(execution)] = _Run(execution)
+        return run
 
 
 def record_context(run_id: str, kind: str, record_id: int, sampled: bool) -> SpanContext:
     """The context of the record's span; ``kind`` is the record's ``content_type_name``."""
-    return SpanContext(
-        trace_id=ids.trace_id(run_id),
-        span_id=ids.span_id(kind, record_id),
-        is_remote=False,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT),
-    )
+    return _context(ids.trace_id(run_id), ids.span_id(kind, record_id), _SAMPLED if sampled else _NOT_SAMPLED)
 
 
-def _task_execution_span(run: _Run, task: TaskExecutionSnapshot) -> ReadableSpan:
-    return run.span(
-        task,
-        kind=ids.TASK_EXECUTION,
-        name=task.pipeline_task,
-        parent=run.context(ids.PIPELINE_RESULT, task.pipeline_result.id),
-        attributes=names.task_execution_attributes(task, run.trace),
-        times=_parent_times(task),
-    )
-
-
-def _pipeline_result_span(run: _Run, result: PipelineResultSnapshot) -> ReadableSpan:
-    return run.span(
-        result,
-        kind=ids.PIPELINE_RESULT,
-        name=f"RESULT {result.execution.pipeline_id}",
-        parent=run.context(ids.PIPELINE_EXECUTION, result.execution.id),
-        attributes=names.pipeline_result_attributes(result, run.trace),
-        times=_parent_times(result),
-    )
-
-
-def _root_span(run: _Run, execution: ExecutionSnapshot, runner: str | None) -> ReadableSpan:
-    return run.span(
-        execution,
-        kind=ids.PIPELINE_EXECUTION,
-        name=f"RUN {execution.pipeline_id}",
-        parent=None,
-        attributes=names.execution_attributes(execution, run.trace, runner),
-        times=_parent_times(execution),
-        span_kind=SpanKind.SERVER,
-        links=_links(run.trace),
-    )
+def _context(trace_id: int, span_id: int, flags: TraceFlags) -> SpanContext:
+    return SpanContext(trace_id=trace_id, span_id=span_id, is_remote=False, trace_flags=flags)
 
 
 def _parent_times(record: ParentSnapshot) -> tuple[datetime, datetime]:
@@ -134,19 +111,114 @@ def _links(trace: RunTrace) -> tuple[Link, ...]:
     return (Link(context),)
 
 
+class _Task:
+    """What the spans of the results of one task execution have in common."""
+
+    def __init__(self, run: _Run, execution: TaskExecutionSnapshot) -> None:
+        self.execution = execution
+        self.name = run.cut(f"RESULT {execution.pipeline_task}")
+        self.context = run.context(ids.TASK_EXECUTION, execution.id)
+        before, after = names.attributes_of_results(execution, run.trace)
+        self.attributes_before, self.attributes_after = run.all_cut(before), run.all_cut(after)
+
+
 class _Run:
     """What the spans of one run have in common."""
 
     def __init__(self, execution: ExecutionSnapshot) -> None:
+        self._execution = execution
         self.trace = RunTrace.from_json(execution.trace)
-        self._run_id = execution.run_id
         self._limits = self.trace.limits
         self._shows_messages = "messages" in self.trace.capture
+        self._trace_id = ids.trace_id(execution.run_id)
+        self._flags = _SAMPLED if self.trace.sampled else _NOT_SAMPLED
+        # Sorted, whatever order the database gave them back in: the bytes follow it.
+        self._resource = _resource(json.dumps(dict(self.trace.resource), sort_keys=True))
+        self._scope = _scope(self.trace.scope_version)
+        self._tasks: dict[int, _Task] = {}
+        self._messages: dict[tuple[PipelineTaskStatus | None, str], str] = {}
+
+    def task_result_span(self, result: TaskResultSnapshot) -> ReadableSpan:
+        task = self._task(result.task_execution)
+        start = result.started or result.completed or result.created
+        attributes = {
+            **task.attributes_before,
+            **self.all_cut(names.task_result_state(result)),
+            **task.attributes_after,
+            **self.all_cut(names.task_object(result, self.trace)),
+        }
+        return self._span(
+            result,
+            kind=ids.TASK_RESULT,
+            name=task.name,
+            parent=task.context,
+            attributes=attributes,
+            times=(start, max(start, result.completed or start)),
+            failure=result.failure,
+        )
+
+    def parent_spans(self, run: RunSnapshot) -> Iterator[ReadableSpan]:
+        for task in run.task_executions:
+            yield self._task_execution_span(task)
+        for result in run.pipeline_results:
+            yield self._pipeline_result_span(result)
+        runner = next((result.runner for result in run.pipeline_results), None)
+        yield self._root_span(runner)
 
     def context(self, kind: str, record_id: int) -> SpanContext:
-        return record_context(self._run_id, kind, record_id, self.trace.sampled)
+        return _context(self._trace_id, ids.span_id(kind, record_id), self._flags)
 
-    def span(
+    def all_cut(self, attributes: names.Attributes) -> names.Attributes:
+        """The attributes, which were made for this, with their texts cut to size."""
+        limit = self._limits.value_bytes
+        for name, value in attributes.items():
+            if isinstance(value, str) and not (len(value) <= limit and value.isascii()):
+                attributes[name] = cut(value, limit)
+        return attributes
+
+    def cut(self, text: str) -> str:
+        return cut(text, self._limits.value_bytes)
+
+    def _task(self, execution: TaskExecutionSnapshot) -> _Task:
+        task = self._tasks.get(id(execution))
+        if task is None:
+            task = self._tasks[id(execution)] = _Task(self, execution)
+        return task
+
+    def _task_execution_span(self, task: TaskExecutionSnapshot) -> ReadableSpan:
+        return self._span(
+            task,
+            kind=ids.TASK_EXECUTION,
+            name=self.cut(task.pipeline_task),
+            parent=self.context(ids.PIPELINE_RESULT, task.pipeline_result.id),
+            attributes=self.all_cut(names.task_execution_attributes(task, self.trace)),
+            times=_parent_times(task),
+        )
+
+    def _pipeline_result_span(self, result: PipelineResultSnapshot) -> ReadableSpan:
+        return self._span(
+            result,
+            kind=ids.PIPELINE_RESULT,
+            name=self.cut(f"RESULT {result.execution.pipeline_id}"),
+            parent=self.context(ids.PIPELINE_EXECUTION, result.execution.id),
+            attributes=self.all_cut(names.pipeline_result_attributes(result, self.trace)),
+            times=_parent_times(result),
+        )
+
+    def _root_span(self, runner: str | None) -> ReadableSpan:
+        execution = self._execution
+        return self._span(
+            execution,
+            kind=ids.PIPELINE_EXECUTION,
+            name=self.cut(f"RUN {execution.pipeline_id}"),
+            parent=None,
+            attributes=self.all_cut(names.execution_attributes(execution, self.trace, runner)),
+            times=_parent_times(execution),
+            span_kind=SpanKind.SERVER,
+            links=_links(self.trace),
+        )
+
+    def _span(
         self,
         record: RecordSnapshot,
         *,
@@ -159,21 +231,22 @@ class _Run:
         span_kind: SpanKind = SpanKind.INTERNAL,
         links: tuple[Link, ...] = (),
     ) -> ReadableSpan:
+        """The span; name and attributes are cut already."""
         outcome = names.outcome_of(record)
         message = self._message(outcome, record.completed_message)
         return ReadableSpan(
-            name=self._cut(name),
+            name=name,
             context=self.context(kind, record.id),
             parent=parent,
-            resource=_resource(json.dumps(dict(self.trace.resource), sort_keys=True)),
-            attributes=_bounded(self._all_cut(attributes), self._limits.attributes),
+            resource=self._resource,
+            attributes=_bounded(attributes, self._limits.attributes),
             events=tuple(self._events(record, message, failure)),
             links=links,
             kind=span_kind,
-            status=Status(StatusCode.ERROR, message or None) if names.is_error(outcome) else Status(StatusCode.UNSET),
+            status=Status(StatusCode.ERROR, message or None) if names.is_error(outcome) else _UNSET,
             start_time=_nanoseconds(times[0]),
             end_time=_nanoseconds(times[1]),
-            instrumentation_scope=InstrumentationScope(SCOPE_NAME, self.trace.scope_version),
+            instrumentation_scope=self._scope,
         )
 
     def _events(self, record: RecordSnapshot, message: str, failure: Failure | None) -> Iterable[Event]:
@@ -198,17 +271,18 @@ class _Run:
         )
 
     def _event(self, name: str, attributes: names.Attributes, at: datetime) -> Event:
-        bounded = _bounded(self._all_cut(attributes), self._limits.event_attributes)
+        bounded = _bounded(self.all_cut(attributes), self._limits.event_attributes)
         return Event(name, attributes=bounded, timestamp=_nanoseconds(at))
 
     def _message(self, status: PipelineTaskStatus | None, message: str) -> str:
-        return public_message(status, message, self._shows_messages, self._limits.value_bytes)
-
-    def _all_cut(self, attributes: names.Attributes) -> names.Attributes:
-        return {name: self._cut(value) if isinstance(value, str) else value for name, value in attributes.items()}
-
-    def _cut(self, text: str) -> str:
-        return cut(text, self._limits.value_bytes)
+        if not message:
+            return ""
+        # Of a run that fails, many records have the same to say.
+        known = self._messages.get((status, message))
+        if known is None:
+            known = public_message(status, message, self._shows_messages, self._limits.value_bytes)
+            self._messages[status, message] = known
+        return known
 
 
 def _bounded(attributes: names.Attributes, limit: int | None) -> Mapping[str, AttributeValue] | BoundedAttributes:
@@ -221,10 +295,17 @@ def _bounded(attributes: names.Attributes, limit: int | None) -> Mapping[str, At
     return bounded
 
 
+# The same objects for all runs: an exporter groups the spans by them, and what is the same need not be compared.
+
+
+@lru_cache(maxsize=64)
+def _scope(version: str) -> InstrumentationScope:
+    return InstrumentationScope(SCOPE_NAME, version)
+
+
 @lru_cache(maxsize=64)
 def _resource(attributes: str) -> Resource:
-    # Sorted, whatever order the database gave them back in: the bytes follow it.
-    return Resource(dict(sorted(json.loads(attributes).items())))
+    return Resource(json.loads(attributes))
 
 
 def _nanoseconds(moment: datetime) -> int:

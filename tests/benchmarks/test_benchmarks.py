@@ -51,3 +51,23 @@ def test_metrics_are_measured() -> None:
         *["digest"] * 2,
     ]
     assert all(row["value"] > 0 for row in rows)
+
+
+def test_delivery_prints_its_figures() -> None:
+    """The sender is measured alone, with another, and beside the SDK."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.delivery", "--repeat", "1", "--factor", "0.02", "--json"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    figures = {row["name"]: row for row in json.loads(process.stdout)["rows"]}
+    assert {name for name, row in figures.items() if row["target"]} == {
+        "spans a second, one sender",
+        "x the SDK's encoding and sending",
+    }
+    assert "spans a second, two senders" in figures
+    assert all(row["value"] > 0 for row in figures.values())

@@ -159,6 +159,19 @@ def test_a_lease_is_left_alone(database_url: str) -> None:
         assert records.settle(held.token, [claim.reference_id for claim in held.claims]) == 10
 
 
+def test_a_flush_leaves_a_replay_its_rate(database_url: str) -> None:
+    """What was never tried and is due later, as a replay has it, stays so; what failed before is due now."""
+    with opened(database_url) as storage:
+        fill(storage.records, 100, age=timedelta(hours=-1))
+        fill(storage.records, 100, attempts=1, age=timedelta(hours=-1))
+        before = storage.records.outbox.status()
+        storage.records.outbox.hasten(tried_only=True)
+        after = storage.records.outbox.status()
+        assert (after.due - before.due, before.retrying - after.retrying) == (100, 100)
+        storage.records.outbox.hasten()
+        assert storage.records.outbox.status().retrying == 0
+
+
 def test_expiry_is_counted_and_loud(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """All that is too old is counted in one line of the log, and is not sent; what is younger is."""
     exporter = Counting()
@@ -185,7 +198,7 @@ def test_what_grows_old_later_expires_then(database_url: str) -> None:
             now += timedelta(days=1)
             assert expire(timedelta(days=7)) == 0
             assert len(executed) == 1
-            now += timedelta(days=1, seconds=1)
+            now += timedelta(days=1, minutes=5)  # filling took some of it
             assert expire(timedelta(days=7)) == 100
 
 

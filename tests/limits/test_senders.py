@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -220,3 +221,36 @@ def test_spans_that_are_never_taken_hold_nobody_up(sqlite_url: str, receiver: Ot
 
 
 BAD = {1, 50, 51}
+
+
+def test_hundreds_that_are_never_taken_hold_nobody_up(sqlite_url: str, receiver: OtlpReceiver) -> None:
+    """However many fail by themselves, and come back, a run that is built meanwhile arrives within two minutes."""
+    bad = 300
+
+    def is_bad(span: ReceivedSpan) -> bool:
+        return span.attributes[KIND] == "TaskResult" and int(str(span.attributes[ID])) <= bad
+
+    receiver.misbehave(RefuseSpan(is_bad, 500))
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC), tick=0.001)
+    with closing(OtelPipelineStorage(url=sqlite_url, clock=clock, delivery="external")) as storage:
+        runs.run(storage, objects=range(bad))
+        built: dict[str, datetime] = {}
+        arrived: dict[str, datetime] = {}
+        for _ in range(40):
+            built[uuid.UUID(runs.run(storage)).hex] = clock()
+            storage.delivery.deliver_due(retry_now=False)
+            found = Counter(span.trace_id for span in receiver.spans)
+            arrived |= {id_: clock() for id_ in built.keys() - arrived.keys() if found[id_] == runs.SPANS}
+            clock.advance(10)
+        late = timedelta(minutes=2)
+        assert [id_ for id_ in built if arrived.get(id_, clock()) > built[id_] + late] == []
+        status = storage.records.outbox.status()
+        # Nor are they given up.
+        assert (status.due + status.retrying >= bad, status.refused, status.expired) == (True, 0, 0)
+        receiver.behave()
+        clock.advance(901)
+        for _ in range(4):
+            storage.delivery.deliver_due(retry_now=False)
+            clock.advance(61)
+        assert runs.received(receiver.spans) == runs.expected(storage)
+    assert images(receiver) == {1}

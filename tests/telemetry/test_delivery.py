@@ -34,7 +34,9 @@ from otel_storage.telemetry import ids
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.testing.receiver import (
+    Answer,
     DropAcknowledgement,
+    Exchange,
     OtlpReceiver,
     PartialSuccess,
     ReceivedSpan,
@@ -349,6 +351,30 @@ def test_a_dead_senders_references_become_free(bench: Bench) -> None:
     assert bench.names() == []
     bench.clock.advance(61)
     assert bench.deliver() == ""
+    assert len(bench.names()) == 5
+
+
+@pytest.mark.parametrize(("seconds", "renewals"), [(5, 0), (7, 1)])
+def test_a_lease_is_renewed_once_some_of_it_is_over(bench: Bench, seconds: float, renewals: int) -> None:
+    """A request has nine tenths of the lease at least, and not every request costs a transaction."""
+    bench.run()
+    outbox = bench.storage.records.outbox
+    renewed: list[None] = []
+    renew = outbox.renew
+
+    def count(*args: Any) -> Any:
+        renewed.append(None)
+        return renew(*args)
+
+    def slow(exchange: Exchange) -> bool:
+        bench.clock.advance(seconds)
+        return exchange.settle(Answer.error(400, "send less"))
+
+    bench.receiver.misbehave(slow, times=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "renew", count)
+        assert bench.deliver() == ""
+    assert len(renewed) == renewals
     assert len(bench.names()) == 5
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from otel_storage.telemetry import privacy
 from otel_storage.telemetry.privacy import MASK, as_json, cut, cut_middle, scrub, scrub_and_cut, scrub_and_cut_middle
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
@@ -91,6 +92,43 @@ def test_every_card_number_is_masked(digits: str, first: str, separator: str) ->
     card = separator.join((number + check)[start : start + 4] for start in range(0, len(number) + 1, 4))
     for text in (card, f"a{card}b", f"'{card}'", f"12/{card}/34"):
         assert scrub(text) == text.replace(card, MASK)
+
+
+_ALIKE = {"i": "iI\u0130\u0131", "k": "kK\u212a", "s": "sS\u017f"}
+_NAMES = (
+    *("password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "api_key", "access key", "private-key"),
+    *("authorization", "authorisation", "credential", "cookie", "session id", "sessionid"),
+    *("dsn", "auth", "pass", "jwt", "cvv", "cvc", "ssn", "bearer"),
+)
+
+
+@given(st.sampled_from(_NAMES), st.data())
+def test_what_is_looked_for_first_is_in_every_name(name: str, data: st.DataObject) -> None:
+    """However a name is spelt that is known to sound secret, its value is found."""
+    spelt = "".join(data.draw(st.sampled_from(_ALIKE.get(letter, letter + letter.upper()))) for letter in name)
+    if name == "bearer":
+        assert bool(privacy._BEARER.search(f"{spelt} abcdefgh")) == ("abcdefgh" not in scrub(f"{spelt} abcdefgh"))
+    elif privacy._PAIR.search(f"{spelt}=abcdefgh"):
+        assert scrub(f"{spelt}=abcdefgh") == f"{spelt}={MASK}"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        *(f"{key}IOSFODNN7EXAMPLE" for key in privacy._AWS_KEYS),
+        *(
+            f"{prefix}0123456789abcdefABCD"
+            for prefix in ("gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-")
+        ),
+        *(f"xox{kind}-0123456789abcdefABCD" for kind in "abeoprs"),
+        *(f"{kind}k_{mode}_0123456789abcdefABCD" for kind in "rs" for mode in ("live", "test")),
+        "AIza0123456789abcdefABCD",
+        JWT,
+    ],
+)
+def test_every_kind_of_token_is_masked(token: str) -> None:
+    """Each of the well-known prefixes is looked for."""
+    assert scrub(f"sent {token}!") == f"sent {MASK}!"
 
 
 def _luhn(number: str) -> bool:
