@@ -1,0 +1,90 @@
+"""Guards against a slow-down: ratios and counts, measured small, beside those that were recorded.
+
+A machine's speed is in no ratio, but its disk's and its load's share in the two sides is: a ratio may be as low as
+:data:`MARGIN` of the recorded one, and has :data:`ATTEMPTS` to get there, as noise passes and a slow-down does not.
+A count of queries or statements must not grow at all.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.benchmarks.figures import Figure, Scale
+from tests.benchmarks.running import Measured, run
+
+RECORDED = Path(__file__).with_name("recorded.json")
+"""By benchmark and engine, each figure's value; ``python -m tests.benchmarks --record`` writes it."""
+SCALE = Scale(repeat=3, factor=0.02)
+MARGIN = 0.5
+ATTEMPTS = 3
+RECORDINGS = 5
+"""The median of so many is recorded."""
+
+Values = dict[str, float]
+
+
+def record(names: Sequence[str], urls: Sequence[str | None]) -> None:
+    """Measure and record; what was recorded of other benchmarks and engines stays."""
+    found: dict[tuple[str, str], list[Values]] = {}
+    for _ in range(RECORDINGS):
+        for one in run(names, urls, SCALE):
+            found.setdefault((one.benchmark, one.engine), []).append(_values(one))
+    recorded = read()
+    for (benchmark, engine), values in found.items():
+        medians = {name: round(statistics.median(each[name] for each in values), 3) for name in values[0]}
+        recorded.setdefault(benchmark, {})[engine] = medians
+    RECORDED.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+
+
+def read() -> dict[str, dict[str, Values]]:
+    """What was recorded."""
+    recorded: dict[str, dict[str, Values]] = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    return recorded
+
+
+def check(names: Sequence[str], urls: Sequence[str | None]) -> list[str]:
+    """What is slower than recorded, measured as often as it takes to be sure."""
+    recorded = read()
+    slow: dict[str, list[str]] = {name: [] for name in names}
+    for _ in range(ATTEMPTS):
+        again: dict[str, list[str]] = {}
+        for one in run([*slow], urls, SCALE):
+            if found := list(slower(one, recorded.get(one.benchmark, {}).get(one.engine, {}))):
+                again.setdefault(one.benchmark, []).extend(found)
+        slow = again
+        if not slow:
+            break
+    return [complaint for complaints in slow.values() for complaint in complaints]
+
+
+def slower(measured: Measured, recorded: Mapping[str, float]) -> Iterator[str]:
+    """Say of each guarded figure what is wrong with it, if anything is."""
+    for figure in measured.figures:
+        if not figure.is_guarded:
+            continue
+        known = recorded.get(_name(figure))
+        where = f"{_name(figure)}, {measured.engine}"
+        if known is None:
+            yield f"{where}: nothing is recorded: python -m tests.benchmarks --record --only {measured.benchmark}"
+        elif is_worse(figure, known):
+            yield f"{where}: {figure.value:.3g}, and {known:.3g} is recorded"
+
+
+def is_worse(figure: Figure, recorded: float) -> bool:
+    """Whether the figure is worse than the recorded one by more than noise."""
+    if figure.at_least is not None:
+        return figure.value < recorded * MARGIN
+    if figure.name in ("queries", "statements"):
+        return figure.value > recorded
+    return figure.value > recorded / MARGIN
+
+
+def _values(measured: Measured) -> Values:
+    return {_name(figure): figure.value for figure in measured.figures if figure.is_guarded}
+
+
+def _name(figure: Figure) -> str:
+    return f"{figure.work}: {figure.name}"
