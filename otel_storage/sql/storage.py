@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, case, func, select
+from sqlalchemy import URL, Engine, case, func, select, union_all
 
 from otel_storage.results import clock as clocks
 from otel_storage.results import host
@@ -32,6 +32,10 @@ from otel_storage.sql.types import record_id, storable
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.results.protocols import PipelineLike, Reporter, StorageListener
+
+
+_CLOCKS_DIFFER = timedelta(hours=1)
+"""By how much those of the hosts that build runs may differ."""
 
 
 class SqlPipelineStorage(PipelineStorage):
@@ -165,12 +169,22 @@ class SqlPipelineStorage(PipelineStorage):
         conditions = []
         if pipeline_id is not None:
             conditions.append(table.c.pipeline_id == pipeline_id)
-        if wanted := list(statuses):
-            conditions.append(table.c.status.in_(wanted))
         if since is not None:
-            conditions.append(table.c.created >= since)
+            # The ids of what is older are not looked through: they grow with the time, but for the clocks' differences.
+            surely_older = since - min(_CLOCKS_DIFFER, since - datetime.min.replace(tzinfo=UTC))
+            older = select(table.c.id).where(table.c.created < surely_older)
+            older = older.order_by(table.c.created.desc()).limit(1)
+            conditions += [table.c.created >= since, table.c.id > func.coalesce(older.scalar_subquery(), 0)]
         if before_id is not None:
             conditions.append(table.c.id < before_id)
+        if wanted := list(dict.fromkeys(statuses)):
+            # Each has its place in an index where its newest are together; those of several are not.
+            newest = [
+                select(table.c.id).where(table.c.status == status, *conditions).order_by(table.c.id.desc()).limit(limit)
+                for status in wanted
+            ]
+            found = union_all(*(select(each.subquery().c.id) for each in newest)).subquery()
+            conditions = [table.c.id.in_(select(found.c.id))]
         return self._records().select(SqlPipelineExecution, conditions, limit=limit, newest_first=True)
 
     def get_pipeline_execution(self, run_id: Any) -> SqlPipelineExecution | None:

@@ -17,7 +17,7 @@ PIPELINE = "history.Nightly"
 OTHER_PIPELINE = "history.Other"
 """The pipeline of a hundredth more; they end in DONE or VALIDATION_ERROR, and some are RUNNING."""
 
-_NUMBERS = {
+NUMBERS = {
     "sqlite": "(WITH RECURSIVE numbers(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers WHERE n < {}) "
     "SELECT n FROM numbers) AS numbers",
     "postgresql": "generate_series(1, {}) AS numbers(n)",
@@ -26,7 +26,7 @@ _MOMENT = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', '2020-01-01', ({}) || ' seconds')",
     "postgresql": "timestamptz '2020-01-01 00:00:00+00' + ({}) * interval '1 second'",
 }
-_RUN_ID = {"sqlite": "lower(hex(randomblob(16)))", "postgresql": "gen_random_uuid()::text"}
+RUN_ID = {"sqlite": "lower(hex(randomblob(16)))", "postgresql": "gen_random_uuid()::text"}
 _TIDY = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANALYZE"}
 
 
@@ -43,7 +43,7 @@ def fill(url: URL, runs: int) -> None:
         is_running = f"{is_other} AND n % 7 = 0"
         moment = _MOMENT[database.dialect]
         values = {
-            "run_id": _RUN_ID[database.dialect],
+            "run_id": RUN_ID[database.dialect],
             "pipeline_id": f"CASE WHEN {is_other} THEN '{OTHER_PIPELINE}' ELSE '{PIPELINE}' END",
             "status": f"CASE WHEN {is_running} THEN 'RUNNING' WHEN {is_other} AND n % 2 = 0 "
             "THEN 'VALIDATION_ERROR' WHEN n % 50 = 0 THEN 'RUNTIME_ERROR' ELSE 'DONE' END",
@@ -57,7 +57,7 @@ def fill(url: URL, runs: int) -> None:
             for column in table.c
             if column.name != "id"
         }
-        numbers = text(_NUMBERS[database.dialect].format(runs + runs // 100))
+        numbers = text(NUMBERS[database.dialect].format(runs + runs // 100))
         copy = insert(table).from_select([*copied], select(*copied.values()).select_from(table, numbers))
         first = select(table.c.id)
         with database.read() as connection:

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, create_engine, event, make_url, text
 
 from tests.benchmarks import history
 
@@ -78,6 +78,14 @@ class Databases:
             self.histories[runs] = url
         return self.histories[runs]
 
+    def remove(self, url: URL) -> None:
+        """Remove one that is no longer needed: some are large."""
+        if self.server is None:
+            Path(str(url.database)).unlink()
+        else:
+            self._names.remove(str(url.database))
+            self._drop(str(url.database))
+
     def adopt(self, histories: dict[int, URL]) -> None:
         """Take over those that another process made."""
         self.histories.update(histories)
@@ -87,8 +95,10 @@ class Databases:
     def drop(self) -> None:
         """Remove those on a server; files go with the folder they are in."""
         while self._names:
-            force = " WITH (FORCE)" if self.engine == "postgresql" else ""
-            self._admin(f"DROP DATABASE IF EXISTS {self._names.pop()}{force}")
+            self._drop(self._names.pop())
+
+    def _drop(self, name: str) -> None:
+        self._admin(f"DROP DATABASE IF EXISTS {name}{' WITH (FORCE)' if self.engine == 'postgresql' else ''}")
 
     def _admin(self, statement: str) -> None:
         assert self.server is not None
@@ -96,6 +106,24 @@ class Databases:
         with engine.connect() as connection:
             connection.execute(text(statement))
         engine.dispose()
+
+
+@contextmanager
+def counted(storage: Any) -> Iterator[list[str]]:
+    """The statements of a storage of ours that are executed meanwhile; those that begin and end a transaction are none.
+
+    Of an ``OtelPipelineStorage`` those of its records.
+    """
+    statements: list[str] = []
+    engine = getattr(storage, "records", storage).database.engine
+
+    def execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", execute)
+    yield statements
+    event.remove(engine, "before_cursor_execute", execute)
 
 
 @contextmanager
@@ -190,8 +218,9 @@ class Host:
             connections.settings = connections.configure_settings({"default": database})
         else:
             settings.configure(
-                INSTALLED_APPS=["django.contrib.contenttypes", "pipelines"],
+                INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.humanize", "pipelines"],
                 DATABASES={"default": database},
+                TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}],
                 USE_TZ=True,
                 LOGGING_CONFIG=None,
             )
@@ -201,6 +230,17 @@ class Host:
 
         call_command("migrate", verbosity=0)
         self.storage: Any = OrmPipelineResultsStorage()
+
+    @contextmanager
+    def counted(self) -> Iterator[list[Any]]:
+        """The queries of Django's that are executed meanwhile."""
+        from django.db import connection
+        from django.test.utils import CaptureQueriesContext
+
+        queries: list[Any] = []
+        with CaptureQueriesContext(connection) as captured:
+            yield queries
+        queries += captured.captured_queries
 
     def pipeline(self, id_: str, tasks: int, per_task: int, per_pipeline: int) -> Any:
         """A pipeline of the host's own classes, which its storage loads by their ids."""
