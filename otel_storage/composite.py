@@ -194,6 +194,7 @@ class OtelPipelineStorage(PipelineStorage):
             threaded=threaded and not is_disabled(),
             describe=self._describe,
             serves_children=self._exporter is None or _is_path(self._exporter),
+            counting=self.records.totals,
         )
 
     def _watch_storage(self) -> StorageWatch:
@@ -202,7 +203,7 @@ class OtelPipelineStorage(PipelineStorage):
         from otel_storage.sql.records import SqlRecord
         from otel_storage.watch.storage import StorageWatch
 
-        copies = SqlCopies(self.records.database.with_patience(COPIES_PATIENCE))
+        copies = SqlCopies(self.records.database.with_patience(COPIES_PATIENCE), self.records.clock)
         return StorageWatch(self.storage, copies, self.records.clock, SqlRecord)
 
     def _open_exporter(self) -> AcknowledgedExporter:

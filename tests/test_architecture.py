@@ -20,7 +20,7 @@ from tests.processes import run_python
 
 PACKAGE = Path(next(iter(otel_storage.__path__)))
 
-ANYTHING = {"", "cli", "composite", "contrib", "results", "sql", "telemetry", "testing", "watch"}
+ANYTHING = {"", "cli", "composite", "contrib", "metrics", "results", "sql", "telemetry", "testing", "watch"}
 """The parts of the package; the empty one is its public names."""
 
 MAY_IMPORT = {
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "results": {"results"},
     "sql": {"results", "sql"},
     "telemetry": {"results", "telemetry"},
+    "metrics": {"results", "telemetry", "metrics"},
     "watch": {"results", "watch"},
     "composite": {"results", "sql", "telemetry", "watch", "composite"},
     "testing": {"results", "testing"},

@@ -20,6 +20,7 @@ _COMMANDS = {
     "runs": ("otel_storage.cli.runs", "runs"),
     "show": ("otel_storage.cli.runs", "show"),
     "deliver": ("otel_storage.cli.deliver", "deliver"),
+    "metrics": ("otel_storage.cli.metrics", "metrics"),
     "status": ("otel_storage.cli.status", "status"),
     "reap": ("otel_storage.cli.reap", "reap"),
     "replay": ("otel_storage.cli.replay", "replay"),

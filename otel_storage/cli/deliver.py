@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from otel_storage.cli import Failure, text
+from otel_storage.cli.metrics import address_option, telling
 from otel_storage.cli.options import json_option, open_telemetry, url_option
 from otel_storage.cli.output import Output
 from otel_storage.results import clock
@@ -30,12 +32,21 @@ if TYPE_CHECKING:
 _SLICE = 0.1
 """Seconds that a pause is slept at a time, so that a signal ends it."""
 
+_LOOK_SHARE = 20
+"""How many times as long as the last look at the outbox took there is none."""
+
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Stay, and send what becomes due, until SIGTERM or Ctrl-C.")
+@address_option(
+    "--metrics",
+    "serve",
+    "With --watch: serve the metrics too, for Prometheus to scrape; see otel-storage metrics --serve.",
+)
+@click.option("--push-metrics", is_flag=True, help="With --watch: push them; see otel-storage metrics --push.")
 @url_option
 @json_option
-def deliver(watch: bool, url: str | None, as_json: bool) -> None:
+def deliver(watch: bool, serve: tuple[str, int] | None, push_metrics: bool, url: str | None, as_json: bool) -> None:
     """Send the spans that wait, until nothing is due.
 
     What waits is counted in entries of the outbox: one for the span of each finished task result, one for the other
@@ -51,9 +62,17 @@ def deliver(watch: bool, url: str | None, as_json: bool) -> None:
     With --watch one such document a line, each time that something was sent
     or changed, with at (the time).
     """
+    if not watch and (serve or push_metrics):
+        raise click.UsageError("--metrics and --push-metrics need --watch; otel-storage metrics prints them")
     output = Output(as_json)
     with open_telemetry(url) as storage:
-        if watch:
+        if watch and (serve or push_metrics):
+            with (
+                telling(storage.records, output.say, serve=serve, push=push_metrics) as exposed,
+                exposed.in_background(),
+            ):
+                _watch(storage, output)
+        elif watch:
             _watch(storage, output)
         else:
             _deliver_once(storage, output)
@@ -82,6 +101,7 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
     before = signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
     output.say(f"Delivering to {endpoint} as spans become due; Ctrl-C ends it.")
     told: object = None
+    sent, look_again = 0, 0.0
     try:
         while not stopped:
             pause = storage.delivery.poll_interval
@@ -89,17 +109,23 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
             try:
                 # The first time at once, then when each is due.
                 report = storage.delivery.deliver_due(retry_now=told is None)
-                status = storage.records.outbox.status()
+                sent += report.sent
+                status = None
+                # What it takes grows with the backlog: then what is sent is told together.
+                if (began := time.monotonic()) >= look_again:
+                    status = storage.records.outbox.status()
+                    look_again = time.monotonic() + _LOOK_SHARE * (time.monotonic() - began)
             except (DatabaseUnavailable, SQLAlchemyError) as error:
                 # A database that restarts ends no sender.
                 if told != str(error):
                     output.say(f"otel-storage: {text.one_line(str(error))}", style="red")
                 told = str(error)
             else:
-                news = (report.error, status.held, status.open, status.refused, status.expired)
-                if report.sent or news != told:
-                    _tell(endpoint, output, report, status)
-                told = news
+                if status is not None:
+                    news = (report.error, status.held, status.open, status.refused, status.expired)
+                    if sent or news != told:
+                        _tell(endpoint, output, replace(report, sent=sent), status)
+                    told, sent = news, 0
                 if report.error:
                     pause = max(report.delay.total_seconds(), 1.0)
             end = time.monotonic() + pause

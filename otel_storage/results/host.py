@@ -70,6 +70,18 @@ def model(app_label: str, model_name: str) -> Any:
         return None
 
 
+def registered_pipelines() -> dict[str, list[str]]:
+    """The names of the tasks of each pipeline that the project has registered, by the pipeline's id.
+
+    Empty without the host, or where Django is not set up.
+    """
+    apps = sys.modules.get("django.apps")
+    if not is_installed() or apps is None or not apps.apps.ready:
+        return {}
+    pipelines = load("registry").pipeline_registry.get_all_items()
+    return {str(pipeline.get_id()): [str(name) for name in pipeline.tasks] for pipeline in pipelines}
+
+
 def no_such_object() -> type[Exception]:
     """Django's error for an object that is gone, which templates show as nothing."""
     error: type[Exception] = import_module("django.core.exceptions").ObjectDoesNotExist

@@ -48,7 +48,7 @@ class Settling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxStatus:
+class OutboxCounts:
     """How many references there are, by what they wait for."""
 
     due: int
@@ -67,17 +67,23 @@ class OutboxStatus:
     """Older than the greatest age at which they are sent."""
     oldest: datetime | None
     """When the oldest one that waits to be sent was written."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait to be sent or are being sent: due, retrying and leased."""
+        return self.due + self.retrying + self.leased
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxStatus(OutboxCounts):
+    """How many references there are, and why they are still there."""
+
     error: str
     """Why the last attempt of one that waits failed; empty if none did."""
     refusal: str
     """Why the last one that was set aside was refused; empty if none was."""
     hold: str
     """What the last one that is held waits for; empty if none is."""
-
-    @property
-    def waiting(self) -> int:
-        """How many wait to be sent or are being sent: due, retrying and leased."""
-        return self.due + self.retrying + self.leased
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +172,9 @@ class Outbox(Protocol):
         """Make due now the runs that are held and, unless ``held_only``, what waits for its next attempt."""
 
     def status(self) -> OutboxStatus:
+        """How many references there are, by what they wait for, and why."""
+
+    def counts(self) -> OutboxCounts:
         """How many references there are, by what they wait for."""
 
     def last_id(self) -> int:

@@ -45,7 +45,7 @@ class Closing:
     ) -> None:
         self._records = records
         self._originals = originals
-        self._copies = SqlCopies(records.database)
+        self._copies = SqlCopies(records.database, records.clock)
         self._reporter = _Teller(reporter)
 
     @property

@@ -15,11 +15,12 @@ from otel_storage.results.copies import PipelineResultCopy, RecordChange, RunCop
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql import schema
 from otel_storage.sql.build import IdSource, Row
-from otel_storage.sql.cleanup import CHUNK, remove_rows
+from otel_storage.sql.cleanup import CHUNK, remove_copies
 from otel_storage.sql.transitions import EXECUTION, Change, reference, update_row, write_references
 from otel_storage.sql.types import dump_json, identifier, load_json, storable
 
 if TYPE_CHECKING:
+    from otel_storage.results.clock import Clock
     from otel_storage.sql.engine import Database
 
 logger = logging.getLogger("otel_storage")
@@ -41,10 +42,12 @@ class SqlCopies:
 
     Args:
         database: The database, with connections for this alone: a run waits for them.
+        clock: Gives the time now, aware and in UTC.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
         self._runs: dict[str, _Run] = {}
 
     def close(self) -> None:
@@ -100,7 +103,7 @@ class SqlCopies:
             part = [str(run_id) for run_id in run_ids[start : start + CHUNK]]
             for run_id in part:
                 self._runs.pop(run_id, None)
-            unsent += self._database.write(partial(_remove, run_ids=part))
+            unsent += self._database.write(partial(remove_copies, run_ids=part, now=self._clock()))
         if unsent:
             logger.warning("cleanup removed with %d runs %d references to unsent spans", len(run_ids), unsent)
 
@@ -201,10 +204,3 @@ def _task_execution_row(task: TaskExecutionCopy, pipeline_result_id: int, common
         "task_id": storable(task.task_id)[:255],
         "config": dump_json(task.config, "a task's config"),
     }
-
-
-def _remove(connection: Connection, run_ids: Sequence[str]) -> int:
-    table = schema.pipeline_execution
-    statement = select(table.c.id).where(table.c.run_id.in_(run_ids), table.c.source_id.is_not(None))
-    ids = connection.execute(statement.with_for_update()).scalars().all()
-    return remove_rows(connection, ids) if ids else 0

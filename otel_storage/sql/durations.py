@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Float
+from sqlalchemy import BigInteger, Float
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -16,6 +16,34 @@ class seconds_between(FunctionElement[float]):
     type = Float()
     inherit_cache = True
     name = "seconds_between"
+
+
+class microseconds_between(FunctionElement[int]):
+    """The microseconds from one time to another, an integer; NULL where one is missing."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "microseconds_between"
+
+
+@compiles(microseconds_between, "postgresql")
+def _postgresql_microseconds(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
+    start, end = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"CAST(EXTRACT(EPOCH FROM ({end} - {start})) * 1000000 AS BIGINT)"
+
+
+@compiles(microseconds_between, "mysql")
+@compiles(microseconds_between, "mariadb")
+def _mariadb_microseconds(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
+    start, end = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"TIMESTAMPDIFF(MICROSECOND, {start}, {end})"
+
+
+@compiles(microseconds_between, "sqlite")
+def _sqlite_microseconds(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
+    start, end = (compiler.process(clause, **options) for clause in element.clauses)
+    seconds = f"(strftime('%s', {end}) - strftime('%s', {start}))"
+    return f"({seconds} * 1000000 + (substr({end}, 21, 6) - substr({start}, 21, 6)))"
 
 
 @compiles(seconds_between, "postgresql")

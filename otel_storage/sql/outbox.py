@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select, update
 
-from otel_storage.results.outbox import Claim, Claims, OutboxStatus, Settling
+from otel_storage.results.outbox import Claim, Claims, OutboxCounts, OutboxStatus, Settling
 from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
 from otel_storage.sql import schema, settling, snapshots
 from otel_storage.sql.senders import SqlSenders
@@ -139,7 +139,25 @@ class SqlOutbox:
         return self._exists(and_(*conditions))
 
     def status(self) -> OutboxStatus:
+        """How many references there are, by what they wait for, and why."""
+        with self._database.read() as connection:
+            fields = self._counts(connection)
+            for name, state in (("error", WAITING), ("refusal", REFUSED), ("hold", HELD)):
+                statement = (
+                    select(_outbox.c.error)
+                    .where(_outbox.c.state == state, _outbox.c.error.is_not(None))
+                    .order_by(_outbox.c.due.desc(), _outbox.c.id.desc())
+                    .limit(1)
+                )
+                fields[name] = connection.execute(statement).scalar() or ""
+        return OutboxStatus(**fields)
+
+    def counts(self) -> OutboxCounts:
         """How many references there are, by what they wait for."""
+        with self._database.read() as connection:
+            return OutboxCounts(**self._counts(connection))
+
+    def _counts(self, connection: Connection) -> dict[str, Any]:
         now = self._clock()
         waiting = and_(_outbox.c.state == WAITING, _outbox.c.due.is_not(None))
         free = _is_free(now)
@@ -154,20 +172,8 @@ class SqlOutbox:
         }
         counts = [func.coalesce(func.sum(case((part, 1), else_=0)), 0).label(name) for name, part in parts.items()]
         statement = select(*counts, func.min(case((waiting, _outbox.c.created))).label("oldest"))
-        with self._database.read() as connection:
-            row = connection.execute(statement).one()
-            errors: dict[str, Any] = {
-                name: connection.execute(
-                    select(_outbox.c.error)
-                    .where(_outbox.c.state == state, _outbox.c.error.is_not(None))
-                    .order_by(_outbox.c.due.desc(), _outbox.c.id.desc())
-                    .limit(1)
-                ).scalar()
-                or ""
-                for name, state in (("error", WAITING), ("refusal", REFUSED), ("hold", HELD))
-            }
-        fields: dict[str, Any] = {name: int(getattr(row, name)) for name in parts}
-        return OutboxStatus(**fields, **errors, oldest=row.oldest)
+        row = connection.execute(statement).one()
+        return {**{name: int(getattr(row, name)) for name in parts}, "oldest": row.oldest}
 
     def _claim(
         self, kind: str, states: Sequence[str], limit: int, lease: timedelta, due_by: datetime | None

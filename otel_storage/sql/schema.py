@@ -18,12 +18,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    UniqueConstraint,
     text,
 )
 
 from otel_storage.sql.types import LongText, Status, UtcDateTime
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The migration that this version of the package works with."""
 
 VERSION_TABLE = "otel_storage_schema_version"
@@ -39,6 +40,13 @@ metadata = MetaData(
 
 # SQLite increments only what is declared INTEGER PRIMARY KEY, which has 64 bits there.
 Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+# As it stands: an engine takes the index only where it sees that the query asks for what is in it.
+IS_UNCOUNTED = text(
+    "counted IS NULL AND status IN ('CANCELLED', 'CONFIG_ERROR', 'DONE', 'RUNTIME_ERROR', 'VALIDATION_ERROR')"
+)
+"""Whether a record is final and not in the totals, of a query of one table."""
 
 
 def _id() -> Column[int]:
@@ -70,6 +78,17 @@ def _running(table: str) -> Index:
     name = f"ix_{table}_running"
     is_running = text("status = 'RUNNING'")
     return Index(name, "status", "execution_id", "id", sqlite_where=is_running, postgresql_where=is_running)
+
+
+def _counted() -> Column[Any]:
+    """Whether the record is in the totals: a final one is added to them after its transition, not in it."""
+    return Column("counted", Boolean, comment="whether a final record is in the totals; none: not yet")
+
+
+def _uncounted(table: str) -> Index:
+    """Finds the final records that are to be counted; others are not in it, where the engine has such indexes."""
+    name = f"ix_{table}_uncounted"
+    return Index(name, "counted", "status", "id", sqlite_where=IS_UNCOUNTED, postgresql_where=IS_UNCOUNTED)
 
 
 def _state() -> list[Column[Any]]:
@@ -127,7 +146,10 @@ pipeline_execution = Table(
     _source(),
     *_state(),
     *_span(),
+    _counted(),
     Index(None, "pipeline_id", "id"),
+    Index(None, "pipeline_id", "started"),
+    _uncounted("otel_storage_pipeline_execution"),
     Index(None, "status", "id"),
     Index(None, "created"),
     **_OPTIONS,
@@ -177,8 +199,10 @@ task_result = Table(
     Column("task_object", LongText),
     _source(),
     *_state(),
+    _counted(),
     _copies(),
     _running("otel_storage_task_result"),
+    _uncounted("otel_storage_task_result"),
     Index(None, "execution_id", "status"),
     Index(None, "task_execution_id"),
     **_OPTIONS,
@@ -241,6 +265,35 @@ sender = Table(
     Column("failed", UtcDateTime, comment="when it last sent in vain"),
     Column("error", LongText, comment="why"),
     comment="processes that send spans, and when each was last seen",
+    **_OPTIONS,
+)
+
+total = Table(
+    "otel_storage_total",
+    metadata,
+    _id(),
+    Column("pipeline_id", String(255), nullable=False),
+    Column("pipeline_task", String(255), nullable=False, comment="empty: of the runs"),
+    Column("status", Status, nullable=False),
+    Column("result", String(16), nullable=False, comment="success, failure, timeout or cancellation"),
+    Column("created", UtcDateTime, nullable=False),
+    Column("counted", BigInteger, nullable=False, comment="how many there ever were"),
+    Column("removed", BigInteger, nullable=False, comment="how many of them are removed"),
+    Column("timed", BigInteger, nullable=False, comment="how many that are not removed have both their times"),
+    Column("runtime", BigInteger, nullable=False, comment="microseconds from started to completed, of those"),
+    Column("execution_time", BigInteger, nullable=False, comment="microseconds from started to completed, ever"),
+    Column("queue_time", BigInteger, nullable=False, comment="microseconds from created to started, ever"),
+    Column("histograms", LongText, nullable=False, comment="how many took how long, ever"),
+    Column("hour", BigInteger, nullable=False, comment="of the last that completed, since 1970"),
+    Column("in_hour", BigInteger, nullable=False, comment="how many completed in it"),
+    Column("in_hour_before", BigInteger, nullable=False, comment="how many in the one before it"),
+    Column("last_started", UtcDateTime),
+    Column("last_completed", UtcDateTime),
+    Column("last_run_id", String(255), comment="of the last that completed and has a trace"),
+    Column("last_traced", LongText, comment="when that was, and how long it took"),
+    Column("shown", UtcDateTime, comment="when metrics first showed it"),
+    UniqueConstraint("pipeline_id", "pipeline_task", "status", "result"),
+    comment="how many records became final, of a pipeline's runs or of a task of it",
     **_OPTIONS,
 )
 

@@ -7,15 +7,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, case, func, select, union_all
+from sqlalchemy import URL, Engine, func, select, union_all
 
 from otel_storage.results import clock as clocks
-from otel_storage.results import host
-from otel_storage.results.base import PipelineDigest, PipelineDigestItem, PipelineStorage
-from otel_storage.results.status import FAILED, PipelineTaskStatus
-from otel_storage.sql import build, schema
+from otel_storage.results.base import PipelineDigest, PipelineStorage
+from otel_storage.sql import build, digest, schema
 from otel_storage.sql.cleanup import CHUNK, remove_oldest
-from otel_storage.sql.durations import seconds_between
 from otel_storage.sql.engine import Database, logger
 from otel_storage.sql.identity_map import IdentityMap
 from otel_storage.sql.outbox import SqlOutbox
@@ -27,11 +24,13 @@ from otel_storage.sql.records import (
     SqlTaskResult,
 )
 from otel_storage.sql.sequences import EmptySequence, SqlSequence
+from otel_storage.sql.totals import SqlTotals
 from otel_storage.sql.types import record_id, storable
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.results.protocols import PipelineLike, Reporter, StorageListener
+    from otel_storage.results.status import PipelineTaskStatus
 
 
 _CLOCKS_DIFFER = timedelta(hours=1)
@@ -70,6 +69,7 @@ class SqlPipelineStorage(PipelineStorage):
         self.listener: StorageListener | None = None
         """The telemetry on top, which is told of transitions."""
         self.outbox = SqlOutbox(self.database, clock)
+        self.totals = SqlTotals(self.database, clock, self.outbox)
 
     @property
     def url(self) -> str:
@@ -116,27 +116,7 @@ class SqlPipelineStorage(PipelineStorage):
 
     def get_pipeline_digest(self) -> PipelineDigest:
         """The figures of each pipeline that has a run."""
-        table = schema.pipeline_execution
-        statement = select(
-            table.c.pipeline_id,
-            func.count().label("runs"),
-            func.sum(case((table.c.status == PipelineTaskStatus.DONE, 1), else_=0)).label("successes"),
-            func.sum(case((table.c.status.in_(FAILED), 1), else_=0)).label("failures"),
-            func.max(table.c.started).label("last_ran"),
-            func.avg(seconds_between(table.c.started, table.c.completed)).label("runtime"),
-        ).group_by(table.c.pipeline_id)
-        with self.database.read() as connection:
-            rows = connection.execute(statement.order_by(table.c.pipeline_id)).all()
-        return {
-            row.pipeline_id: PipelineDigestItem(
-                total_runs=row.runs,
-                total_success=int(row.successes),
-                total_failure=int(row.failures),
-                last_ran=host.present(row.last_ran),
-                average_runtime=None if row.runtime is None else timedelta(seconds=float(row.runtime)),
-            )
-            for row in rows
-        }
+        return digest.read(self.database)
 
     def get_pipeline_executions(self, pipeline_id: str | None = None) -> SqlSequence[SqlPipelineExecution]:
         """All executions, newest first; only those of one pipeline if ``pipeline_id`` is given."""
@@ -229,7 +209,7 @@ class SqlPipelineStorage(PipelineStorage):
         removed: list[str] = []
         unsent = 0
         while True:
-            run_ids, references = self.database.write(lambda connection: remove_oldest(connection, limit))
+            run_ids, references = self.database.write(lambda connection: remove_oldest(connection, limit, self.clock()))
             removed += run_ids
             unsent += references
             if len(run_ids) < CHUNK:

@@ -6,7 +6,6 @@ The names are OpenTelemetry's semantic conventions for CI/CD pipelines where the
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from opentelemetry.semconv._incubating.attributes.cicd_attributes import (
@@ -28,6 +27,7 @@ from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_TYPE,
 )
 
+from otel_storage.results import outcomes
 from otel_storage.results.model_objects import is_model_object
 from otel_storage.results.snapshots import (
     ExecutionSnapshot,
@@ -67,16 +67,6 @@ EXCEPTION_EVENT = "exception"
 """The event of https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/."""
 
 Attributes = dict[str, AttributeValue]
-
-_RESULTS = {
-    PipelineTaskStatus.DONE: CicdPipelineResultValues.SUCCESS,
-    PipelineTaskStatus.RUNTIME_ERROR: CicdPipelineResultValues.FAILURE,
-    PipelineTaskStatus.VALIDATION_ERROR: CicdPipelineResultValues.FAILURE,
-    PipelineTaskStatus.CONFIG_ERROR: CicdPipelineResultValues.FAILURE,
-    PipelineTaskStatus.CANCELLED: CicdPipelineResultValues.CANCELLATION,
-}
-# How billiard, whose exceptions Celery raises, prints them; the parents of a task result have the message alone.
-_TIMED_OUT = re.compile(r"(?:Soft)?TimeLimitExceeded\(.{0,200}\)", re.DOTALL)
 
 
 def outcome_of(record: RecordSnapshot) -> PipelineTaskStatus | None:
@@ -152,10 +142,7 @@ def _add_result(attributes: Attributes, name: str, record: ParentSnapshot) -> No
     outcome = outcome_of(record)
     if outcome is None:
         return
-    result = _RESULTS[outcome]
-    if outcome is PipelineTaskStatus.RUNTIME_ERROR and _TIMED_OUT.fullmatch(record.completed_message):
-        result = CicdPipelineResultValues.TIMEOUT
-    attributes[name] = result.value
+    attributes[name] = CicdPipelineResultValues(outcomes.outcome(outcome, record.completed_message)).value
     _add_error_type(attributes, record)
 
 

@@ -25,6 +25,7 @@ from otel_storage.telemetry.sending import DeliveryReport, Sender
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.results.outbox import Outbox
+    from otel_storage.results.totals import Counting
 
 logger = logging.getLogger("otel_storage")
 
@@ -35,6 +36,12 @@ GATHER_INTERVAL = 0.5
 """Seconds from a change of state to its sending, in which others gather."""
 
 _MOST_CAUSES = 100
+
+COUNTING = 0.05
+"""Seconds of a round of the thread, about, that finished records are counted for: the process has other work."""
+
+COUNTING_ASIDE = 0.5
+"""Seconds of a round that a process sends by itself."""
 
 LONGEST_PAUSE = 10.0
 """Seconds that the thread leaves a failing endpoint alone, at most, unless a flush asks."""
@@ -54,6 +61,7 @@ class Delivery:
             by :meth:`deliver_due`.
         describe: Says where the spans go, without credentials, as long as there is no exporter to ask.
         serves_children: Whether a forked child may send too; an exporter given as an instance serves one process.
+        counting: Adds finished records to the totals, a bit of it in every round; None if others do.
     """
 
     poll_interval = POLL_INTERVAL
@@ -67,8 +75,10 @@ class Delivery:
         threaded: bool,
         describe: Callable[[], str],
         serves_children: bool = True,
+        counting: Counting | None = None,
     ) -> None:
         self.outbox = outbox
+        self._counting = counting
         self.threaded = threaded
         self.sent = 0
         """Spans accepted since this process began."""
@@ -142,7 +152,9 @@ class Delivery:
         with self._sending, _without_instrumentation():
             if retry_now:
                 self.outbox.hasten()
-            return self._send_due(on_progress)
+            report = self._send_due(on_progress)
+            self._count(COUNTING_ASIDE)
+            return report
 
     def watch(self) -> None:
         """Say that sending is all that this process does.
@@ -198,6 +210,8 @@ class Delivery:
                     # What failed a moment ago is left to the next process.
                     self.outbox.hasten(held_only=True)
                 report = self._send_due(should_stop=lambda: signal.is_late)
+                if not signal.is_closed:
+                    self._count(COUNTING)
             if report.error:
                 signal.is_drained = False
                 self._complain(f"{self.endpoint}: {report.error}")
@@ -241,6 +255,11 @@ class Delivery:
             raise
         self.sent += report.sent
         return report
+
+    def _count(self, seconds: float) -> None:
+        """Count what finished: whoever sends lives, and so the totals never fall far behind."""
+        if self._counting is not None:
+            self._counting.count(seconds=seconds)
 
     def _pause(self) -> float:
         """Twice as long after each failed round: new spans are no reason to ask a dead endpoint again."""

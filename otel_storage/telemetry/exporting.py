@@ -98,7 +98,7 @@ class AcknowledgedExporter:
         self._description = description or f"{type(exporter).__module__}.{type(exporter).__qualname__}"
         self._lock = threading.Lock()
         self._is_shut_down = False
-        _quieten(exporter)
+        quieten(exporter)
 
     @property
     def description(self) -> str:
@@ -139,7 +139,7 @@ class AcknowledgedExporter:
         error: Exception | None = None
         if self._session is not None:
             self._session.begin()
-        with _without_instrumentation(), _listening() as complaints:
+        with without_instrumentation(), listening() as complaints:
             try:
                 result = self._exporter.export(spans)
             except Exception as raised:  # noqa: BLE001 - anybody's exporter; the reason says what it was
@@ -385,7 +385,7 @@ def _secrets_of_arguments(kwargs: Mapping[str, Any]) -> frozenset[str]:
 
 
 @contextmanager
-def _without_instrumentation() -> Iterator[None]:
+def without_instrumentation() -> Iterator[None]:
     """Keep instrumented HTTP clients from tracing the export of traces."""
     context = set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
     token = attach(context)
@@ -399,7 +399,7 @@ _complaints: ContextVar[list[logging.LogRecord] | None] = ContextVar("otel_stora
 
 
 @contextmanager
-def _listening() -> Iterator[list[logging.LogRecord]]:
+def listening() -> Iterator[list[logging.LogRecord]]:
     """Keep what the exporter warns of in this thread out of the log, and give it to the caller."""
     complaints: list[logging.LogRecord] = []
     token = _complaints.set(complaints)
@@ -423,7 +423,7 @@ class _Listener(logging.Filter):
 _listener = _Listener()
 
 
-def _quieten(exporter: SpanExporter) -> None:
+def quieten(exporter: SpanExporter) -> None:
     """Listen to the loggers that the exporter's class, and the classes it is made from, have in their modules."""
     modules = {cls.__module__ for cls in type(exporter).__mro__} - {"builtins", "abc", "typing"}
     for module in modules:

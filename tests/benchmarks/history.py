@@ -9,7 +9,6 @@ from sqlalchemy import URL, insert, literal_column, select, text
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
 from otel_storage.sql import schema
-from otel_storage.sql.cleanup import remove_rows
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 
 PIPELINE = "history.Nightly"
@@ -63,7 +62,7 @@ def fill(url: URL, runs: int) -> None:
         with database.read() as connection:
             id_ = connection.execute(first).scalar_one()
         database.write(lambda connection: connection.execute(copy).rowcount)
-        database.write(lambda connection: remove_rows(connection, [id_]))
+        database.write(lambda connection: connection.execute(table.delete().where(table.c.id == id_)).rowcount)
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql(_TIDY[database.dialect])
 

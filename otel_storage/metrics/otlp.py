@@ -1,0 +1,238 @@
+"""Metrics pushed over OTLP, by OpenTelemetry's own exporters and as its standard variables say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    HistogramDataPoint,
+    Metric,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Histogram as SdkHistogram
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_storage.metrics.families import Attributes, Exemplar, FamilyPoints, Kind, Point, sorted_points
+from otel_storage.metrics.troubles import Troubles
+from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.results.totals import BOUNDS, Histogram
+from otel_storage.telemetry.acknowledgement import (
+    Verdict,
+    explain,
+    one_line,
+    secrets_in,
+    secrets_in_pairs,
+    without_credentials,
+)
+from otel_storage.telemetry.exporting import listening, quieten, without_instrumentation
+
+if TYPE_CHECKING:
+    from otel_storage.metrics.reading import Reader
+    from otel_storage.telemetry.otlp_http import OneAttemptSession
+
+SERVICE_NAME = "otel-storage"
+"""The service that metrics are of unless ``OTEL_SERVICE_NAME`` says another: Prometheus makes the job of it."""
+
+DEFAULT_TIMEOUT = 10.0
+
+_SCOPE = "otel_storage.metrics"
+
+
+class Pusher:
+    """Pushes the metrics to the endpoint that ``OTEL_EXPORTER_OTLP_*`` names.
+
+    Args:
+        reader: Gives the metrics.
+
+    Raises:
+        ConfigurationError: a variable cannot be used.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._resource = _resource()
+        self._secrets = _secrets()
+        self._session: OneAttemptSession | None = None
+        self._exporter = self._open()
+        self._reading = Troubles("metrics cannot be read", "metrics are read again")
+        self._pushing = Troubles(
+            f"metrics cannot be pushed to {self.endpoint}", f"metrics are pushed to {self.endpoint}"
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """Where they go, without credentials."""
+        return without_credentials(self._endpoint) + (" (gRPC)" if self._session is None else "")
+
+    def push(self) -> bool:
+        """Push what the metrics are now; what fails is logged once, and left to the next time."""
+        families: Sequence[FamilyPoints] = ()
+        with self._reading.told() as told:
+            families = self._reader.read()
+        if told:
+            return False
+        reason = self._export(metrics_data(families, self._resource, datetime.now(UTC)))
+        if reason:
+            self._pushing.say(reason)
+        else:
+            self._pushing.end()
+        return not reason
+
+    def close(self) -> None:
+        """Shut the exporter down."""
+        self._exporter.shutdown()
+
+    def _export(self, data: MetricsData) -> str:
+        """Export once; returns why it failed, empty if it did not."""
+        if self._session is not None:
+            self._session.begin()
+        result: object = None
+        with without_instrumentation(), listening() as complaints:
+            try:
+                result = self._exporter.export(data)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and tried again later
+                complaint = explain(error, self._secrets)
+            else:
+                said = [one_line(record.getMessage(), self._secrets) for record in complaints]
+                complaint = next(filter(None, reversed(said)), "the exporter failed and gave no reason")
+        if self._session is not None and self._session.outcome is not None:
+            outcome = self._session.outcome
+            return "" if outcome.verdict is Verdict.ACCEPTED else outcome.reason
+        return "" if result is MetricExportResult.SUCCESS else complaint
+
+    def _open(self) -> Any:
+        protocol = _variable("PROTOCOL") or "http/protobuf"
+        timeout = _timeout()
+        exporter: Any
+        if protocol == "grpc":
+            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+
+            self._endpoint = _variable("ENDPOINT") or "http://localhost:4317"
+            exporter = GrpcExporter(endpoint=self._endpoint, timeout=timeout)
+        elif protocol == "http/protobuf":
+            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+            from otel_storage.telemetry.otlp_http import OneAttemptSession
+
+            self._endpoint = _http_endpoint()
+            self._session = OneAttemptSession(timeout)
+            exporter = HttpExporter(endpoint=self._endpoint, timeout=timeout, session=self._session)
+        else:
+            raise ConfigurationError(
+                f"OTEL_EXPORTER_OTLP_(METRICS_)PROTOCOL is {protocol!r:.80}; it must be http/protobuf or grpc"
+            )
+        quieten(exporter)
+        return exporter
+
+
+def metrics_data(families: Sequence[FamilyPoints], resource: Resource, at: datetime) -> MetricsData:
+    """The metrics as OpenTelemetry's exporters take them: cumulative, with the traces of the last runs as exemplars."""
+    now = _nanoseconds(at)
+    metrics = [
+        Metric(one.family.name, one.family.description, one.family.unit, _data(one, now))
+        for one in families
+        if one.points
+    ]
+    scope = ScopeMetrics(InstrumentationScope(_SCOPE), metrics, "")
+    return MetricsData([ResourceMetrics(resource, [scope], "")])
+
+
+def _data(one: FamilyPoints, now: int) -> Sum | Gauge | SdkHistogram:
+    cumulative = AggregationTemporality.CUMULATIVE
+    if one.family.kind is Kind.HISTOGRAM:
+        return SdkHistogram([_histogram(*item, now) for item in sorted_points(one.points)], cumulative)
+    points = [_number(*item, now) for item in sorted_points(one.points)]
+    if one.family.kind is Kind.GAUGE:
+        return Gauge(points)
+    return Sum(points, cumulative, is_monotonic=one.family.kind is Kind.COUNTER)
+
+
+def _number(attributes: Attributes, point: Point, now: int) -> NumberDataPoint:
+    value: Any = point.value
+    return NumberDataPoint(dict(attributes), _start(point), now, value, _exemplars(point.exemplar))
+
+
+def _histogram(attributes: Attributes, point: Point, now: int) -> HistogramDataPoint:
+    histogram = point.value
+    assert isinstance(histogram, Histogram)  # noqa: S101 - what the family's kind says
+    unknown: Any = None
+    return HistogramDataPoint(
+        attributes=dict(attributes),
+        start_time_unix_nano=_start(point),
+        time_unix_nano=now,
+        count=histogram.count,
+        sum=histogram.total / 1_000_000,
+        bucket_counts=histogram.counts,
+        explicit_bounds=BOUNDS,
+        min=unknown,
+        max=unknown,
+        exemplars=_exemplars(point.exemplar),
+    )
+
+
+def _start(point: Point) -> int:
+    return 0 if point.start is None else _nanoseconds(point.start)
+
+
+def _exemplars(exemplar: Exemplar | None) -> list[SdkExemplar]:
+    if exemplar is None:
+        return []
+    return [SdkExemplar({}, exemplar.value, _nanoseconds(exemplar.at), exemplar.span_id, exemplar.trace_id)]
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000_000) * 1000
+
+
+def _resource() -> Resource:
+    """The service's name and what ``OTEL_RESOURCE_ATTRIBUTES`` adds; no id of this process, which would be a series."""
+    from opentelemetry.sdk.resources import OTELResourceDetector
+
+    found: Mapping[str, Any] = OTELResourceDetector().detect().attributes
+    return Resource({"service.name": SERVICE_NAME, **found})
+
+
+def _variable(name: str) -> str:
+    for variable in (f"OTEL_EXPORTER_OTLP_METRICS_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
+        if value := os.environ.get(variable, "").strip():
+            return value
+    return ""
+
+
+def _http_endpoint() -> str:
+    """The address as the OTLP specification has it: the metrics' own as it is, else the common one and the path."""
+    if endpoint := os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "").strip():
+        return endpoint
+    base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or "http://localhost:4318"
+    return f"{base.removesuffix('/')}/v1/metrics"
+
+
+def _timeout() -> float:
+    value = _variable("TIMEOUT")
+    try:
+        seconds = float(value or DEFAULT_TIMEOUT)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigurationError(f"OTEL_EXPORTER_OTLP_(METRICS_)TIMEOUT is {value!r:.80}; it must be seconds above 0")
+    return seconds
+
+
+def _secrets() -> frozenset[str]:
+    names = ("METRICS_", "")
+    return frozenset().union(
+        *(secrets_in_pairs(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}HEADERS", "")) for name in names),
+        *(secrets_in(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT", "")) for name in names),
+    )

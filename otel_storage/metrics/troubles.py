@@ -1,0 +1,57 @@
+"""What goes wrong again and again: said once per cause, and again when it is over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from otel_storage.telemetry.acknowledgement import one_line
+
+logger = logging.getLogger("otel_storage.metrics")
+
+_MOST_CAUSES = 100
+
+
+class Troubles:
+    """Logs each cause once until it is over.
+
+    Args:
+        what: What cannot be done.
+        over: What is said when it can be again.
+    """
+
+    def __init__(self, what: str, over: str) -> None:
+        self._what = what
+        self._over = over
+        self._logged: set[str] = set()
+        self.current = ""
+        """Why it cannot be done now; empty if it can."""
+
+    def say(self, cause: str) -> None:
+        """Say why it cannot be done, unless that was said."""
+        self.current = f"{self._what}: {cause}"
+        if cause not in self._logged and len(self._logged) < _MOST_CAUSES:
+            self._logged.add(cause)
+            logger.warning("%s", self.current)
+
+    def end(self) -> None:
+        """Say that it can be done, if it could not."""
+        self.current = ""
+        if self._logged:
+            self._logged.clear()
+            logger.info("%s", self._over)
+
+    @contextmanager
+    def told(self) -> Iterator[list[str]]:
+        """Say what the work in it raises; the list has that then, in one line without credentials."""
+        told: list[str] = []
+        try:
+            yield told
+        except Exception as error:  # noqa: BLE001 - a database that restarts ends nothing; said once per cause
+            # SQLAlchemy's own text has the statement, and where to read of the error.
+            cause = getattr(error, "orig", None) or error
+            self.say(one_line(str(cause)) or type(cause).__name__)
+            told.append(self.current)
+        else:
+            self.end()
