@@ -23,7 +23,7 @@ from otel_storage.sql.records import (
     SqlTaskExecution,
     SqlTaskResult,
 )
-from otel_storage.sql.sequences import EmptySequence, SqlSequence
+from otel_storage.sql.sequences import EmptySequence, RunSequence, SqlSequence
 from otel_storage.sql.totals import SqlTotals
 from otel_storage.sql.types import record_id, storable
 
@@ -121,11 +121,10 @@ class SqlPipelineStorage(PipelineStorage):
     def get_pipeline_executions(self, pipeline_id: str | None = None) -> SqlSequence[SqlPipelineExecution]:
         """All executions, newest first; only those of one pipeline if ``pipeline_id`` is given."""
         if not pipeline_id:
-            return SqlSequence(self._records(), SqlPipelineExecution, newest_first=True)
+            return RunSequence(self._records(), SqlPipelineExecution)
         if not _is_storable(pipeline_id):
             return EmptySequence(self._records(), SqlPipelineExecution)
-        condition = schema.pipeline_execution.c.pipeline_id == str(pipeline_id)
-        return SqlSequence(self._records(), SqlPipelineExecution, [condition], newest_first=True)
+        return RunSequence(self._records(), SqlPipelineExecution, str(pipeline_id))
 
     def list_runs(
         self,

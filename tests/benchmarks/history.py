@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from contextlib import closing
 
-from sqlalchemy import URL, insert, literal_column, select, text
+from sqlalchemy import URL, Update, func, insert, literal_column, select, text, update
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
 from otel_storage.sql import schema
+from otel_storage.sql.durations import microseconds_between
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 
 PIPELINE = "history.Nightly"
@@ -32,7 +33,8 @@ _TIDY = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANAL
 def fill(url: URL, runs: int) -> None:
     """Fill an empty database with so many runs of :data:`PIPELINE`, one each half minute, and those of the other.
 
-    Each is a copy of the execution of a run that the storage has made, without what is below it.
+    Each is a copy of the execution of a run that the storage has made, without what is below it. They are in the
+    totals, as those are whose spans are sent.
     """
     with closing(OtelPipelineStorage(url=url, delivery="external")) as storage:
         storage.records.upgrade()
@@ -48,6 +50,7 @@ def fill(url: URL, runs: int) -> None:
             "THEN 'VALIDATION_ERROR' WHEN n % 50 = 0 THEN 'RUNTIME_ERROR' ELSE 'DONE' END",
             "created": moment.format("n * 30"),
             "started": moment.format("n * 30 + 1"),
+            "counted": f"CASE WHEN {is_running} THEN NULL ELSE true END",
             "completed": f"CASE WHEN {is_running} THEN NULL ELSE {moment.format('n * 30 + 1 + n % 600')} END",
         }
         table = schema.pipeline_execution
@@ -63,8 +66,24 @@ def fill(url: URL, runs: int) -> None:
             id_ = connection.execute(first).scalar_one()
         database.write(lambda connection: connection.execute(copy).rowcount)
         database.write(lambda connection: connection.execute(table.delete().where(table.c.id == id_)).rowcount)
+        database.write(lambda connection: connection.execute(schema.outbox.delete()).rowcount)
+        storage.records.totals.know([(PIPELINE, ()), (OTHER_PIPELINE, ())])
+        database.write(lambda connection: connection.execute(_COUNT).rowcount)
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql(_TIDY[database.dialect])
+
+
+def _counting() -> Update:
+    """Counts all as the storage would one by one, as far as the digest and the number of runs tell."""
+    runs, total = schema.pipeline_execution, schema.total
+    number = select(func.count()).select_from(runs)
+    runtime = select(func.coalesce(func.sum(microseconds_between(runs.c.started, runs.c.completed)), 0))
+    of_total = (runs.c.pipeline_id == total.c.pipeline_id, runs.c.status == total.c.status)
+    values = {"counted": number, "timed": number, "runtime": runtime}
+    return update(total).values({name: value.where(*of_total).scalar_subquery() for name, value in values.items()})
+
+
+_COUNT = _counting()
 
 
 def _run(storage: OtelPipelineStorage) -> None:

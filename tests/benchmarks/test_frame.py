@@ -152,6 +152,7 @@ def test_history(made: Databases) -> None:
     assert times == [datetime(2020, 1, 1, tzinfo=UTC) + timedelta(seconds=30 * n) for n in (1010, 1)]
     assert newest.get_run_id() != oldest.get_run_id()
     assert digest[history.PIPELINE].total_failure == 20
+    assert digest[history.PIPELINE].average_runtime is not None
     assert digest[history.OTHER_PIPELINE].total_runs == 10
 
 
