@@ -100,7 +100,8 @@ class IdentityMap:
         else:
             statement = statement.where(*conditions).limit(limit)
         with self.database.read() as connection:
-            return [dict(row) for row in connection.execute(statement).mappings()]
+            columns = _columns(kind)
+            return [dict(zip(columns, row, strict=True)) for row in connection.execute(statement)]
 
     def select(
         self,

@@ -13,7 +13,20 @@ from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from sqlalchemy import URL, Integer, MetaData, Table, create_engine, event, func, insert, literal_column, select, text
+from sqlalchemy import (
+    URL,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
 
 from otel_storage import OtelPipelineStorage
 from otel_storage.sql import schema
@@ -81,12 +94,16 @@ def _theirs(host: Host, url: URL, pipeline: Any, runs: int) -> tuple[Any, Any]:
 
 @contextmanager
 def _filled(databases: Databases, pipeline: Any, runs: int) -> Iterator[OtelPipelineStorage]:
-    """A storage with so many runs, whose spans have been sent."""
+    """A storage with so many runs, whose spans have been sent, and which are counted, as they are by who sends."""
     url = databases.fresh()
     with closing(OtelPipelineStorage(url=url, delivery="external")) as storage:
         storage.records.upgrade()
         finished(storage, pipeline)
-        storage.records.database.write(lambda connection: connection.execute(schema.outbox.delete()).rowcount)
+        storage.records.totals.count()
+        totals = schema.total.c
+        times = update(schema.total).values({name: totals[name] * runs for name in ("counted", "timed", "runtime")})
+        for statement in (schema.outbox.delete(), times):
+            storage.records.database.write_aside(statement)
         multiply(url, [*schema.LEVELS.values()], runs)
         yield storage
     databases.remove(url)

@@ -28,7 +28,7 @@ _OFFSET = "SELECT * FROM otel_storage_pipeline_execution WHERE pipeline_id = '{}
 def measure(databases: Databases, scale: Scale) -> Iterator[Figure]:
     """List the runs of long histories."""
     engine = databases.engine
-    keyset: list[float] = []
+    keyset: list[list[float]] = []
     for size in SIZES:
         runs = max(scale.of(size), 10 * PAGE)
         with (
@@ -48,10 +48,11 @@ def measure(databases: Databases, scale: Scale) -> Iterator[Figure]:
             with counted(storage) as statements:
                 _page(storage, 1)
             yield Figure(work, engine, "queries", len(statements), at_most=2, is_guarded=True)
-            keyset.append(max(_medians(_keyset_pages(storage, runs), scale).values()))
+            keyset.append([*_medians(_keyset_pages(storage, runs), scale).values()])
     work = "otel-storage runs, any page of 1 000 000"
-    yield Figure(work, engine, "slowest of all filters, ms", 1000 * keyset[-1], at_most=10)
-    yield Figure(work, engine, "x that of 1 000 runs", keyset[-1] / keyset[0], at_most=2, is_guarded=True)
+    yield Figure(work, engine, "slowest of all filters, ms", 1000 * max(keyset[-1]), at_most=10)
+    ratio = sum(keyset[-1]) / sum(keyset[0])
+    yield Figure(work, engine, "all filters, x those of 1 000 runs", ratio, at_most=2, is_guarded=True)
 
 
 def _ours_and_bare(storage: SqlPipelineStorage, bare: Any, number: int) -> dict[str, Callable[[], object]]:
