@@ -44,7 +44,8 @@ def main(
     names = [name for name in names if not only or name in only]
     urls = [None, url] if url else [None]
     if record:
-        guard.record(names, urls)
+        for line in guard.record(names, urls):
+            click.echo(line)
         return
     measured = []
     for one in run(names, urls, Scale(repeat, factor)):

@@ -17,7 +17,7 @@ from tests.benchmarks.running import Measured, run
 
 RECORDED = Path(__file__).with_name("recorded.json")
 """By benchmark and engine, each figure's value; ``python -m tests.benchmarks --record`` writes it."""
-SCALE = Scale(repeat=3, factor=0.02)
+SCALE = Scale(repeat=5, factor=0.02)
 MARGIN = 0.5
 ATTEMPTS = 3
 RECORDINGS = 5
@@ -26,16 +26,19 @@ RECORDINGS = 5
 Values = dict[str, float]
 
 
-def record(names: Sequence[str], urls: Sequence[str | None]) -> None:
-    """Measure and record; what was recorded of other benchmarks and engines stays."""
+def record(names: Sequence[str], urls: Sequence[str | None]) -> Iterator[str]:
+    """Measure and record, and tell between what the figures were; those of other benchmarks and engines stay."""
     found: dict[tuple[str, str], list[Values]] = {}
     for _ in range(RECORDINGS):
         for one in run(names, urls, SCALE):
             found.setdefault((one.benchmark, one.engine), []).append(_values(one))
     recorded = read()
     for (benchmark, engine), values in found.items():
-        medians = {name: round(statistics.median(each[name] for each in values), 3) for name in values[0]}
-        recorded.setdefault(benchmark, {})[engine] = medians
+        medians = recorded.setdefault(benchmark, {})[engine] = {}
+        for name in values[0]:
+            least, *_, most = each = sorted(once[name] for once in values)
+            medians[name] = round(statistics.median(each), 3)
+            yield f"{engine}, {name}: {least:.3g} to {most:.3g}, {medians[name]:.3g} is recorded"
     RECORDED.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
 
 

@@ -25,7 +25,8 @@ def measure(databases: Databases, scale: Scale) -> Iterator[Figure]:
     # The page links to the logs; the host's own urls want its admin.
     logs = path("<str:run_id>/logs/", str, name="logs-filter")
     set_urlconf((path("pipelines/", include(([logs], "pipelines"))),))
-    per_task = scale.of(100)
+    # Fewer would tell of what a query costs alone.
+    per_task = max(scale.of(100), 10)
     pipeline = host.pipeline("Read", 10, per_task, 1)
     engine = databases.engine
     with closing(OtelPipelineStorage(url=databases.fresh(), delivery="external")) as ours:

@@ -106,6 +106,13 @@ def test_readme_gets_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         reporting.write_readme(MACHINE, [CHANGES])
 
 
+def test_readme_has_what_was_measured_last() -> None:
+    """The README's table is that of the JSON in the tree: ``python -m tests.benchmarks --readme`` makes it so."""
+    document = json.loads(reporting.MEASURED.read_text())
+    expected = reporting.markdown(document["machine"], reporting.from_json(document))
+    assert f"{reporting.BEGIN}\n{expected}\n{reporting.END}" in reporting.README.read_text()
+
+
 @pytest.mark.parametrize(
     ("figure", "recorded", "is_worse"),
     [
