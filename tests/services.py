@@ -14,6 +14,7 @@ Nothing is started here. A server exists when its variable names it:
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -133,3 +134,12 @@ def _mariadb_admin(server: URL) -> Iterator[Connection]:
     with engine.connect() as connection:
         yield connection
     engine.dispose()
+
+
+def program(name: str, variable: str) -> str:
+    """The path of a program: what the variable says, else where it is on the path; skip or fail where it is not."""
+    __tracebackhide__ = True
+    found = os.environ.get(variable) or shutil.which(name)
+    if not found:
+        missing(f"no {name} on the path: install it, or name it with {variable}")
+    return found

@@ -84,7 +84,7 @@ def address_option(name: str, parameter: str, words: str) -> Callable[[Any], Any
 def metrics(
     serve: tuple[str, int] | None, push: bool, interval: timedelta, max_series: int, url: str | None, as_json: bool
 ) -> None:
-    """Print the metrics of the runs and of the delivery of their spans; or serve them, or push them.
+    """Print, serve or push the metrics of the runs and of their delivery.
 
     They are made from the database, and exact whoever died: what finished and was not counted yet is counted first.
     With --serve or --push until SIGTERM or Ctrl-C; an outage of the database or of the endpoint does not end it, and
@@ -96,14 +96,14 @@ def metrics(
     \b
     JSON keys: at (the time); metrics: name, unit, kind, description, points:
     attributes and value, or, of a histogram, count, sum, bounds and counts (by
-    bucket; the last is above all bounds). With --push one line for each push
-    that failed or succeeded again: at, endpoint, error (null: none).
+    bucket; the last is above all bounds).
     """
     output = Output(as_json)
     with open_records(url) as records:
         from otel_storage.metrics.reading import Reader
 
         if serve is None and not push:
+            # A person, or a program that is called once, derives no growth from it.
             _print_once(Reader(records.totals, most_series=max_series, as_shown=False), output)
             return
         with telling(records, output.say, serve=serve, push=push, interval=interval, max_series=max_series) as exposed:
@@ -224,8 +224,7 @@ def _stay(exposed: Exposed) -> None:
 
 def _print_once(reader: Reader, output: Output) -> None:
     if output.as_json:
-        while not reader.count():
-            continue
+        reader.count()
         output.document({"at": text.iso(clock.now()), "metrics": [_as_json(one) for one in reader.read()]})
         return
     from otel_storage.metrics.exposition import check_installed, render

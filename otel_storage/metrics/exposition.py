@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import socketserver
 import sys
 import threading
 import time
@@ -213,8 +214,6 @@ def _address(host: str, port: Any) -> str:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    # Another process of ours that listens there is an error, not a rival for every second scrape.
-    allow_reuse_address = True
     request_queue_size = 64
 
     def __init__(self, reader: Reader, address: tuple[str, int], family: socket.AddressFamily) -> None:
@@ -224,6 +223,10 @@ class _Server(ThreadingHTTPServer):
         self._open: dict[Any, float] = {}
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer's own asks the name service for the host's name, which may take long.
+        socketserver.TCPServer.server_bind(self)
 
     def verify_request(self, request: Any, _client_address: Any) -> bool:
         with self._lock:
@@ -284,7 +287,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _metrics(self) -> None:
         answer: tuple[bytes, str] | None = None
         with self.server.troubles.told() as told:
-            answer = render(self.server.reader.read(), self.headers.get("Accept", ""))
+            rendered = render(self.server.reader.read(), self.headers.get("Accept", ""))
+            self.server.reader.shown()
+            answer = rendered
         if answer is None:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, told[0] + "\n")
         else:

@@ -86,9 +86,11 @@ class Pusher:
         reason = self._export(metrics_data(families, self._resource, datetime.now(UTC)))
         if reason:
             self._pushing.say(reason)
-        else:
-            self._pushing.end()
-        return not reason
+            return False
+        self._pushing.end()
+        with self._reading.told():
+            self._reader.shown()
+        return True
 
     def close(self) -> None:
         """Shut the exporter down."""

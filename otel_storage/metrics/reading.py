@@ -29,7 +29,7 @@ class Reader:
         totals: Where they are.
         most_series: How many pipelines and tasks are told apart.
         pipelines: Gives the pipelines that the project has, and their tasks, so that they are known before they run.
-        as_shown: Whether those who read derive a growth from it: see :meth:`Totals.read`.
+        as_shown: Whether those who read derive a growth from it; see :meth:`Totals.read`.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Reader:
         self._lock = threading.Lock()
         self._kept: Sequence[FamilyPoints] = ()
         self._kept_until = 0.0
+        self._unshown: Sequence[int] = ()
 
     def count(self, seconds: float | None = None) -> bool:
         """Count what is final and was not counted; whether nothing is left of it."""
@@ -62,9 +63,20 @@ class Reader:
         """
         with self._lock:
             if time.monotonic() >= self._kept_until:
-                self._kept = families(self._figures(), self._most_series)
+                figures = self._figures()
+                self._kept, self._unshown = families(figures, self._most_series), figures.unshown
                 self._kept_until = time.monotonic() + KEPT
             return self._kept
+
+    def shown(self) -> None:
+        """Say that somebody has what was read last: totals that nobody had are given as they are ten seconds later.
+
+        Raises:
+            Exception: what the database raised.
+        """
+        with self._lock:
+            self._totals.show(self._unshown)
+            self._unshown = ()
 
     def _figures(self) -> Figures:
         if not self.count(PATIENCE):

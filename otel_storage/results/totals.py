@@ -124,6 +124,8 @@ class Figures:
     """Runs that are PENDING or RUNNING, and task results that are RUNNING."""
     outbox: OutboxCounts
     sending: Sending
+    unshown: Sequence[int]
+    """What :meth:`Totals.show` is told of once somebody has these figures: totals that nobody ever saw."""
 
 
 class Counting(Protocol):
@@ -146,12 +148,15 @@ class Totals(Counting, Protocol):
     """Totals, and how they are read."""
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
-        """Have a total of each final status of the pipelines and tasks given, and of those of unfinished runs."""
+        """Have a total of each final status of the pipelines and tasks given, and of those of the newest runs."""
 
     def read(self, *, as_shown: bool = True) -> Figures:
         """The figures as they are now.
 
         Args:
-            as_shown: Say that they are shown to who derives a growth from them: a total that was never shown is given
-                for ten seconds as it was an hour ago, mostly 0. Without it, all are given as they are.
+            as_shown: For somebody who derives a growth from them: a total that nobody saw until ten seconds ago is
+                given as it was an hour or two ago, mostly 0. Without it, all are given as they are.
         """
+
+    def show(self, unshown: Sequence[int]) -> None:
+        """Say that the totals were seen, by who derives a growth from them; the first time counts."""

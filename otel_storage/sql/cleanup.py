@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, outcome
 from otel_storage.results.status import FINAL
@@ -47,20 +48,20 @@ def _remove(connection: Connection, conditions: list[ColumnElement[bool]], now: 
 
 def _additions(connection: Connection, runs: Sequence[Any]) -> totals.Additions:
     """What is added to the totals before the runs go: all of them that is final and not counted, and that they go."""
-    additions: totals.Additions = {}
+    additions: totals.Additions = defaultdict(totals.Addition)
     uncounted = [run.id for run in runs if run.status in FINAL and run.counted is None]
     if uncounted:
-        totals.count(connection, schema.pipeline_execution, uncounted, additions)
-    table = schema.task_result
+        totals.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
+    results = schema.task_result
+    condition = and_(totals.is_uncounted(results), results.c.execution_id.in_([run.id for run in runs]))
     # Those that are being counted just now are waited for.
-    results = select(table.c.id).where(schema.IS_UNCOUNTED, table.c.execution_id.in_([run.id for run in runs]))
-    ids = connection.execute(results.order_by(table.c.id).with_for_update()).scalars().all()
-    for start in range(0, len(ids), totals.CHUNK):
-        totals.count(connection, table, ids[start : start + totals.CHUNK], additions)
+    locked = select(results.c.id).where(condition).order_by(results.c.id).with_for_update()
+    if connection.execute(locked).first() is not None:
+        totals.tally(connection, results, condition, additions)
     for run in runs:
         if run.status in FINAL:
             key = (run.pipeline_id, "", run.status, outcome(run.status, run.message or ""))
-            additions.setdefault(key, totals.Addition()).remove(run)
+            additions[key].remove(run)
     return additions
 
 

@@ -6,13 +6,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, CompoundSelect, Select, bindparam, case, cast, exists, func, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    CompoundSelect,
+    Select,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    select,
+    union_all,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from otel_storage.results import host
 from otel_storage.results.base import PipelineDigest, PipelineDigestItem
 from otel_storage.results.status import FAILED, PipelineTaskStatus
-from otel_storage.sql import schema
+from otel_storage.sql import schema, totals
 from otel_storage.sql.durations import microseconds_between
 from otel_storage.sql.types import UtcDateTime
 
@@ -54,13 +66,15 @@ class _Figures:
         )
 
 
-def read(database: Database) -> PipelineDigest:
-    """The figures of each pipeline that has a run."""
+def read(database: Database) -> tuple[PipelineDigest, int]:
+    """The figures of each pipeline that has a run; and how many finished runs were in no total."""
     pipelines: dict[str, _Figures] = {}
+    uncounted = 0
     with database.read() as connection:
         for row in connection.execute(_STATEMENT):
             pipelines.setdefault(row.pipeline_id, _Figures()).add(row)
-    return {pipeline_id: pipelines[pipeline_id].item() for pipeline_id in sorted(pipelines)}
+            uncounted += int(row.uncounted)
+    return {pipeline_id: pipelines[pipeline_id].item() for pipeline_id in sorted(pipelines)}, uncounted
 
 
 def count_runs(database: Database, pipeline_id: str | None) -> int:
@@ -78,16 +92,16 @@ def _number_of_runs(pipeline_id: Any = None) -> Select[Any]:
     of_pipeline = [] if pipeline_id is None else [_run.c.pipeline_id == pipeline_id]
     # By its value, and no index of it: those that are not counted are few, and have an index of their own.
     uncounted = [] if pipeline_id is None else [_run.c.pipeline_id.concat("") == pipeline_id]
-    totals = [_total.c.pipeline_task == "", _total.c.counted > 0]
+    of_totals = [_total.c.pipeline_task == "", _total.c.counted > 0]
     if pipeline_id is not None:
-        totals.append(_total.c.pipeline_id == pipeline_id)
+        of_totals.append(_total.c.pipeline_id == pipeline_id)
 
     def number(*conditions: Any) -> Any:
         return select(func.count()).select_from(_run).where(*conditions).scalar_subquery()
 
-    living = select(func.sum(_total.c.counted - _total.c.removed)).where(*totals).scalar_subquery()
-    by_totals = living + number(schema.IS_UNCOUNTED, *uncounted) + number(_IS_ACTIVE, *of_pipeline)
-    return select(case((exists(select(_total.c.id).where(*totals)), by_totals), else_=number(*of_pipeline)))
+    living = select(func.sum(_total.c.counted - _total.c.removed)).where(*of_totals).scalar_subquery()
+    by_totals = living + number(totals.is_uncounted(_run), *uncounted) + number(_IS_ACTIVE, *of_pipeline)
+    return select(case((exists(select(_total.c.id).where(*of_totals)), by_totals), else_=number(*of_pipeline)))
 
 
 _RUNS = _number_of_runs()
@@ -111,10 +125,11 @@ def _of_totals() -> Any:
         _total.c.timed,
         _total.c.runtime,
         of_pipeline.label("last_ran"),
+        literal(0).label("uncounted"),
     ).where(_total.c.pipeline_task == "", _total.c.counted > _total.c.removed)
 
 
-def _of_runs(condition: ColumnElement[bool] | Any) -> Any:
+def _of_runs(condition: ColumnElement[bool] | Any, *, is_final: bool) -> Any:
     runtime = microseconds_between(_run.c.started, _run.c.completed)
     return (
         select(
@@ -124,6 +139,7 @@ def _of_runs(condition: ColumnElement[bool] | Any) -> Any:
             func.count(runtime).label("timed"),
             cast(func.sum(runtime), BigInteger).label("runtime"),
             func.max(_run.c.started, type_=UtcDateTime()).label("last_ran"),
+            (func.count() if is_final else literal(0)).label("uncounted"),
         )
         .where(condition)
         .group_by(_run.c.pipeline_id, _run.c.status)
@@ -132,7 +148,9 @@ def _of_runs(condition: ColumnElement[bool] | Any) -> Any:
 
 def _statement() -> CompoundSelect[Any]:
     """All in one statement, so that it sees one state: a run is counted by another process at any time."""
-    return union_all(_of_totals(), _of_runs(schema.IS_UNCOUNTED), _of_runs(_IS_ACTIVE))
+    return union_all(
+        _of_totals(), _of_runs(totals.is_uncounted(_run), is_final=True), _of_runs(_IS_ACTIVE, is_final=False)
+    )
 
 
 _STATEMENT = _statement()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, Table, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, OUTCOMES, outcome
@@ -36,15 +38,24 @@ from otel_storage.sql.types import load_json
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
+    from otel_storage.results.outbox import OutboxCounts
     from otel_storage.sql.engine import Database
     from otel_storage.sql.outbox import SqlOutbox
 
 CHUNK = 500
 """How many records are counted in one transaction: it holds SQLite's write lock."""
 
+_LONG_LOOK = 0.05
+"""Seconds that a look at the outbox may take, to be taken each time."""
+
+_LOOK_SHARE = 20
+"""How many times as long as a longer look took it serves."""
+
+_LONGEST_KEPT = 30.0
+
 _SEEN_LATELY = timedelta(minutes=5)
-_ACTIVE_READ = 10_000
-"""How many of the newest runs that are not final are looked at for pipelines and tasks that are not known."""
+_RUNS_READ = 10_000
+"""How many of the newest runs are looked at for pipelines and tasks that are not known."""
 
 _BEHIND = 1000
 """How many ids before the newest seen one are looked at again: ids are not committed in their order."""
@@ -57,7 +68,6 @@ _total = schema.total
 Key = tuple[str, str, PipelineTaskStatus, str]
 """Pipeline, task or nothing, status, outcome."""
 
-_MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOUNDS_US = [round(bound * 1_000_000) for bound in BOUNDS]
 _ACTIVE = tuple(PipelineTaskStatus.non_final_statuses())
@@ -85,25 +95,25 @@ class Addition:
         """Add a record that was not counted; ``run`` is the row of its run."""
         self.counted += 1
         at = row.completed or row.created
-        hour = int((at - _EPOCH) // timedelta(hours=1))
+        hour = _hour(at)
         self.hours[hour] = self.hours.get(hour, 0) + 1
         queue = execution = None
         if row.started is not None:
-            queue = max((row.started - row.created) // _MICROSECOND, 0)
+            queue = max(_microseconds(row.started - row.created), 0)
             self.queue_time += queue
             self.queue[bisect_left(_BOUNDS_US, queue)] += 1
             self.last_started = _later(self.last_started, row.started)
             if row.completed is not None:
-                runtime = (row.completed - row.started) // _MICROSECOND
+                runtime = _microseconds(row.completed - row.started)
                 self.timed += 1
                 self.runtime += runtime
                 execution = max(runtime, 0)
                 self.execution_time += execution
                 self.execution[bisect_left(_BOUNDS_US, execution)] += 1
-        if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run):
+        if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run.trace):
             self.traced_run_id = run.run_id
             record = row.id if row.source_id is None else row.source_id
-            self.traced = {"record": record, "at": _microseconds(at), "execution": execution, "queue": queue}
+            self.traced = {"record": record, "at": _microseconds(at - _EPOCH), "execution": execution, "queue": queue}
         self.last_completed = _later(self.last_completed, at)
 
     def remove(self, row: Any) -> None:
@@ -111,10 +121,10 @@ class Addition:
         self.removed += 1
         if row.started is not None and row.completed is not None:
             self.timed -= 1
-            self.runtime -= (row.completed - row.started) // _MICROSECOND
+            self.runtime -= _microseconds(row.completed - row.started)
 
 
-Additions = dict[Key, Addition]
+Additions = defaultdict[Key, Addition]
 
 
 class SqlTotals:
@@ -124,30 +134,36 @@ class SqlTotals:
         self._database = database
         self._clock = clock
         self._outbox = outbox
-        self._known_up_to = 0
-        """The id of the newest run whose pipeline and tasks are known to have totals."""
+        self._known: set[tuple[str, str]] = set()
+        """Pipelines and tasks that have totals."""
+        self._seen: set[int] = set()
+        """The ids of the newest runs that were looked at for such."""
+        self._outbox_counts: OutboxCounts | None = None
+        self._outbox_kept_until = 0.0
 
     def count(self, *, seconds: float | None = None) -> bool:
         """Count until nothing is left, or for about so many seconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
         for table in (_run, _result):
-            while self._count_chunk(table) == CHUNK:
+            after = None
+            while len(counted := self._count_chunk(table, after)) == CHUNK:
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
+                after = counted[-1]
         return True
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
-        """Have a total of each final status of the pipelines given, and of those of the runs that are not final."""
+        """Have a total of each final status of the pipelines given, and of those of the runs that are there."""
         pairs = {(pipeline_id, task) for pipeline_id, tasks in pipelines for task in ("", *tasks)}
-        active, newest = self._active_pairs()
-        pairs |= active
-        if pairs:
+        found, seen = self._new_pairs()
+        if unknown := (pairs | found) - self._known:
             with self._database.read() as connection:
-                missing = _missing(connection, pairs)
+                missing = _missing(connection, unknown)
             if missing:
                 now = self._clock()
                 self._database.write(lambda connection: _create(connection, missing, now))
-        self._known_up_to = max(self._known_up_to, newest)
+            self._known |= unknown
+        self._seen = seen
 
     def read(self, *, as_shown: bool = True) -> Figures:
         """The figures as they are now."""
@@ -156,74 +172,90 @@ class SqlTotals:
             rows = connection.execute(select(_total).order_by(_total.c.id)).all()
             active = [*_active_runs(connection), *_running_results(connection)]
             sending = _sending(connection, now)
-        unshown = [row.id for row in rows if row.shown is None] if as_shown else []
-        if unshown:
-            self._database.write(lambda connection: _mark_shown(connection, unshown, now))
-        totals = [
-            _as_total(row, withheld=as_shown and (row.shown is None or now < row.shown + SHOWN_FOR), now=now)
-            for row in rows
-        ]
-        return Figures(at=now, totals=totals, active=active, outbox=self._outbox.counts(), sending=sending)
+        withheld = {row.id for row in rows if as_shown and (row.shown is None or now < row.shown + SHOWN_FOR)}
+        return Figures(
+            at=now,
+            totals=[_as_total(row, withheld=row.id in withheld, now=now) for row in rows],
+            active=active,
+            outbox=self._count_outbox(),
+            sending=sending,
+            unshown=[row.id for row in rows if row.shown is None],
+        )
 
-    def _count_chunk(self, table: Table) -> int:
+    def show(self, unshown: Sequence[int]) -> None:
+        """Say that the totals were seen."""
+        if unshown:
+            now = self._clock()
+            self._database.write(lambda connection: _mark_shown(connection, sorted(unshown), now))
+
+    def _count_outbox(self) -> OutboxCounts:
+        """What is in the outbox; to count a great backlog takes long, so that is not done each time."""
+        began = time.monotonic()
+        if self._outbox_counts is None or began >= self._outbox_kept_until:
+            self._outbox_counts = self._outbox.counts()
+            took = time.monotonic() - began
+            self._outbox_kept_until = began + (min(took * _LOOK_SHARE, _LONGEST_KEPT) if took > _LONG_LOOK else 0)
+        return self._outbox_counts
+
+    def _count_chunk(self, table: Table, after: Any) -> Sequence[Any]:
+        """Count a chunk, from where the last one ended; returns the rows' ids and when they ended."""
         found = _uncounted(table)
+        if after is not None:
+            # PostgreSQL's index has what was counted until it is vacuumed.
+            found = found.where(table.c.completed >= after.completed)
         # A look without the write lock: who has nothing to count must not make writers wait.
         with self._database.read() as connection:
             if connection.execute(found.limit(1)).first() is None:
-                return 0
+                return ()
         now = self._clock()
 
-        def work(connection: Connection) -> int:
-            statement = found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)
-            ids = connection.execute(statement).scalars().all()
-            if ids:
-                additions: Additions = {}
-                count(connection, table, ids, additions)
+        def work(connection: Connection) -> Sequence[Any]:
+            rows = connection.execute(found.limit(CHUNK).with_for_update(skip_locked=True, key_share=True)).all()
+            if rows:
+                additions: Additions = defaultdict(Addition)
+                are_these = table.c.id.in_([row.id for row in rows])
+                tally(connection, table, are_these, additions)
+                connection.execute(update(table).where(are_these).values(counted=True))
                 add(connection, additions, now)
-            return len(ids)
+            return rows
 
         return self._database.write(work)
 
-    def _active_pairs(self) -> tuple[set[tuple[str, str]], int]:
-        """The pipelines and tasks of the runs that are not final and were not looked at; the newest run's id."""
-        after = max(self._known_up_to - _BEHIND, 0)
-        newest = select(_run.c.id, _run.c.pipeline_id).where(_run.c.status.in_(_ACTIVE), _run.c.id > after)
-        runs = newest.order_by(_run.c.id.desc()).limit(_ACTIVE_READ)
+    def _new_pairs(self) -> tuple[set[tuple[str, str]], set[int]]:
+        """The pipelines and tasks of the runs that were not looked at, and the ids of the newest runs."""
+        after = max(self._seen, default=0) - _BEHIND
+        newest = select(_run.c.id, _run.c.pipeline_id).where(_run.c.id > after).order_by(_run.c.id.desc())
         with self._database.read() as connection:
-            found = connection.execute(runs).all()
-            if not found:
-                return set(), 0
-            part = runs.subquery()
-            tasks = (
-                select(part.c.pipeline_id, _task.c.pipeline_task)
-                .join_from(part, _task, _task.c.execution_id == part.c.id)
-                .distinct()
-            )
-            pairs = {(row.pipeline_id, row.pipeline_task) for row in connection.execute(tasks)}
-        return pairs | {(row.pipeline_id, "") for row in found}, found[0].id
+            found = connection.execute(newest.limit(_RUNS_READ)).all()
+            runs = {row.id: row.pipeline_id for row in found if row.id not in self._seen}
+            pairs = {(pipeline_id, "") for pipeline_id in runs.values()}
+            for part in _chunks(sorted(runs)):
+                tasks = select(_task.c.execution_id, _task.c.pipeline_task).distinct()
+                for row in connection.execute(tasks.where(_task.c.execution_id.in_(part))):
+                    pairs.add((runs[row.execution_id], row.pipeline_task))
+        first = max((row.id for row in found), default=0) - _BEHIND
+        return pairs, {row.id for row in found if row.id > first}
 
 
-def count(connection: Connection, table: Table, ids: Sequence[int], additions: Additions) -> None:
-    """Mark the records as counted, which are locked and are not; what is to be added to the totals for it is added."""
+def tally(connection: Connection, table: Table, condition: ColumnElement[bool], additions: Additions) -> None:
+    """Add what the records, which are locked and were not counted, add to the totals."""
     if table is _run:
-        rows = connection.execute(select(*_STATE(_run), *_OF_RUN).where(_run.c.id.in_(ids))).all()
-        for row in rows:
+        for row in connection.execute(select(*_STATE(_run), *_OF_RUN).where(condition)):
             key = (row.pipeline_id, "", row.status, outcome(row.status, row.message or ""))
-            additions.setdefault(key, Addition()).count(row, row)
-    else:
-        statement = (
-            select(*_STATE(_result), _result.c.execution_id, _task.c.pipeline_task)
-            .join_from(_result, _task, _task.c.id == _result.c.task_execution_id)
-            .where(_result.c.id.in_(ids))
-        )
-        rows = connection.execute(statement).all()
-        runs = connection.execute(select(_run.c.id, *_OF_RUN).where(_run.c.id.in_({row.execution_id for row in rows})))
-        by_id = {run.id: run for run in runs}
-        for row in rows:
-            if (run := by_id.get(row.execution_id)) is not None:
-                key = (run.pipeline_id, row.pipeline_task, row.status, OUTCOMES[row.status])
-                additions.setdefault(key, Addition()).count(row, run)
-    connection.execute(update(table).where(table.c.id.in_(ids)).values(counted=True))
+            additions[key].count(row, row)
+        return
+    statement = (
+        select(*_STATE(_result), _result.c.execution_id, _task.c.pipeline_task)
+        .join_from(_result, _task, _task.c.id == _result.c.task_execution_id)
+        .where(condition)
+    )
+    rows = connection.execute(statement).all()
+    runs = connection.execute(select(_run.c.id, *_OF_RUN).where(_run.c.id.in_({row.execution_id for row in rows})))
+    by_id = {run.id: run for run in runs}
+    for row in rows:
+        if (run := by_id.get(row.execution_id)) is not None:
+            key = (run.pipeline_id, row.pipeline_task, row.status, OUTCOMES[row.status])
+            additions[key].count(row, run)
 
 
 def add(connection: Connection, additions: Additions, now: datetime) -> None:
@@ -318,8 +350,15 @@ _OF_RUN = (
 )
 
 
+def is_uncounted(table: Table) -> ColumnElement[bool]:
+    """Whether a record is final and in no total; it can have a time without being final."""
+    return and_(table.c.completed.is_not(None), table.c.counted.is_(None), table.c.status.in_(FINAL))
+
+
 def _uncounted(table: Table) -> Select[Any]:
-    statement = select(table.c.id).where(schema.IS_UNCOUNTED)
+    # In the order of its index, which no engine takes for another then.
+    statement = select(table.c.id, table.c.completed).where(is_uncounted(table))
+    statement = statement.order_by(table.c.counted, table.c.completed)
     for name in mariadb.NAMES:
         # What it would read of another index it would lock.
         statement = statement.with_hint(table, f"FORCE INDEX (ix_{table.name}_uncounted)", dialect_name=name)
@@ -390,9 +429,8 @@ def _ids(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:
 
 
 def _mark_shown(connection: Connection, ids: Sequence[int], now: datetime) -> None:
-    for start in range(0, len(ids), CHUNK):
-        part = _total.c.id.in_(ids[start : start + CHUNK])
-        connection.execute(update(_total).where(part, _total.c.shown.is_(None)).values(shown=now))
+    for part in _chunks(ids):
+        connection.execute(update(_total).where(_total.c.id.in_(part), _total.c.shown.is_(None)).values(shown=now))
 
 
 def _as_total(row: Any, *, withheld: bool, now: datetime) -> Total:
@@ -414,9 +452,13 @@ def _as_total(row: Any, *, withheld: bool, now: datetime) -> Total:
     )
 
 
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+
+
 def _lately(row: Any, now: datetime) -> int:
     """How many of those counted completed in this hour and the one before it."""
-    hour = int((now - _EPOCH) // timedelta(hours=1))
+    hour = _hour(now)
     if row.hour >= hour:
         return int(row.in_hour + row.in_hour_before)
     return int(row.in_hour) if row.hour == hour - 1 else 0
@@ -507,14 +549,19 @@ def _sending(connection: Connection, now: datetime) -> Sending:
     )
 
 
-def _is_sampled(run: Any) -> bool:
-    trace = load_json(run.trace)
-    return bool(trace and trace.get("sampled"))
+@lru_cache(maxsize=256)
+def _is_sampled(trace: str | None) -> bool:
+    return bool((load_json(trace) or {}).get("sampled"))
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
     return max(filter(None, (one, other)), default=None)
 
 
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
+def _microseconds(time: timedelta) -> int:
+    return (time.days * 86_400 + time.seconds) * 1_000_000 + time.microseconds
+
+
+def _hour(moment: datetime) -> int:
+    """The hour since 1970."""
+    return int(moment.timestamp() // 3600)

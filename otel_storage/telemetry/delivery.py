@@ -92,6 +92,8 @@ class Delivery:
         self._signal = _Signal()
         self._thread: threading.Thread | None = None
         self._logged: set[str] = set()
+        self._uncounted_for = ""
+        """Why finished runs could not be counted last; empty if they could."""
         self._hastened_for = 0
         self._meant = 0, clock()
         """What the last flush waits for: references up to an id that were due by a time."""
@@ -210,8 +212,6 @@ class Delivery:
                     # What failed a moment ago is left to the next process.
                     self.outbox.hasten(held_only=True)
                 report = self._send_due(should_stop=lambda: signal.is_late)
-                if not signal.is_closed:
-                    self._count(COUNTING)
             if report.error:
                 signal.is_drained = False
                 self._complain(f"{self.endpoint}: {report.error}")
@@ -227,6 +227,8 @@ class Delivery:
             self._complain(f"{type(error).__name__}: {error}")
             return self._pause()
         signal.complete(requested, is_drained=not report.refused)
+        if not signal.is_closed:
+            self._count_aside()
         return 0
 
     def stop(self) -> None:
@@ -260,6 +262,18 @@ class Delivery:
         """Count what finished: whoever sends lives, and so the totals never fall far behind."""
         if self._counting is not None:
             self._counting.count(seconds=seconds)
+
+    def _count_aside(self) -> None:
+        """Count after a round of the thread: what fails there is not the spans' affair, nor who waits for them."""
+        try:
+            self._count(COUNTING)
+        except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
+            cause = f"{type(error).__name__}: {error}"
+            if cause != self._uncounted_for:
+                self._uncounted_for = cause
+                logger.warning("finished runs cannot be counted now, and will be later: %s", cause)
+        else:
+            self._uncounted_for = ""
 
     def _pause(self) -> float:
         """Twice as long after each failed round: new spans are no reason to ask a dead endpoint again."""

@@ -31,3 +31,23 @@ def test_a_benchmark_prints_its_ratios(module: str, arguments: list[str]) -> Non
     storages = {row["storage"]: row["ratio"] for row in json.loads(process.stdout)["rows"]}
     assert {"SqlPipelineStorage", "the host's ORM storage"} < storages.keys()
     assert all(ratio > 0 for ratio in storages.values())
+
+
+def test_metrics_are_measured() -> None:
+    """Every figure is there, with its target where it has one."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.metrics", "--repeat", "1", "--factor", "0.001", "--json"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    rows = json.loads(process.stdout)["rows"]
+    assert [row["work"].partition(",")[0] for row in rows] == [
+        *["first counting of 1"] * 2,
+        *["scrape"] * 2,
+        *["digest"] * 2,
+    ]
+    assert all(row["value"] > 0 for row in rows)

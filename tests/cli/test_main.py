@@ -37,7 +37,7 @@ def test_help(words: tuple[str, ...], invoke: Invoke) -> None:
 def test_every_command_is_listed(invoke: Invoke) -> None:
     """The help of the command names the others with what they do."""
     listed = invoke("--help").stdout
-    for name in ("demo", "runs", "show", "deliver", "status", "reap", "replay", "db"):
+    for name in ("demo", "runs", "show", "deliver", "metrics", "status", "reap", "replay", "db"):
         assert f"\n  {name} " in listed
 
 

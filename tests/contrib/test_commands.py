@@ -16,7 +16,7 @@ from otel_storage.testing.receiver import OtlpReceiver
 from tests.contrib.conftest import Project
 
 OTEL = "otel_storage.OtelPipelineStorage"
-COMMANDS = {"migrate": ("db", "upgrade"), "deliver": ("deliver",), "status": ("status",)}
+COMMANDS = {"migrate": ("db", "upgrade"), "deliver": ("deliver",), "status": ("status",), "metrics": ("metrics",)}
 
 RUN = """
 import json, uuid
@@ -201,3 +201,34 @@ def test_watching(project: Project, receiver: OtlpReceiver) -> None:
     assert (sender["pid"], sender["watching"]) == (process.pid, True)
     assert process.returncode == 0
     assert "Traceback" not in stderr
+
+
+def test_a_projects_pipelines_have_metrics_before_they_run(project: Project) -> None:
+    """What a project registers is shown at 0 before its first run, each task of it too."""
+    script = """
+from pipelines.base import Pipeline as HostPipeline
+from pipelines.tasks.base import Task as HostTask
+
+class Count(HostTask):
+    class Meta:
+        app_label = "shop"
+
+class Stock(HostPipeline):
+    count = Count()
+    recount = Count()
+
+    class Meta:
+        app_label = "shop"
+
+call("otel_storage_migrate")
+print(json.dumps(call("otel_storage_metrics", json=True)))
+"""
+    out, err, failure = project.python(RUN + script, external())
+    assert (err, failure) == ("", None)
+    metrics = {metric["name"]: metric["points"] for metric in json.loads(out)["metrics"]}
+    runs = [
+        point for point in metrics["otel_storage.runs"] if point["attributes"]["cicd.pipeline.name"] == "shop.Stock"
+    ]
+    tasks = {point["attributes"]["cicd.pipeline.task.name"] for point in metrics["otel_storage.task.results"]}
+    assert [point["value"] for point in runs] == [0] * 5
+    assert {"count", "recount"} <= tasks

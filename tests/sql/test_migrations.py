@@ -225,7 +225,8 @@ def test_first_schema_is_brought_up_with_its_rows(storage: SqlPipelineStorage) -
         connection.execute(
             text(
                 "INSERT INTO otel_storage_pipeline_execution (run_id, pipeline_id, pipeline_result_count,"
-                " task_result_count, status, created) VALUES ('run', 'shop.Orders', 0, 0, 'DONE', :now)"
+                " task_result_count, status, created, started, completed)"
+                " VALUES ('run', 'shop.Orders', 0, 0, 'DONE', :now, :now, :now)"
             ),
             {"now": now},
         )
@@ -243,6 +244,11 @@ def test_first_schema_is_brought_up_with_its_rows(storage: SqlPipelineStorage) -
     assert storage.current() == SCHEMA_VERSION
     assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["run"]
     assert storage.outbox.status().waiting == 1
+    digest = storage.get_pipeline_digest()
+    assert digest["shop.Orders"].total_success == 1
+    assert storage.totals.count()
+    assert [total.count for total in storage.totals.read(as_shown=False).totals if total.count] == [1]
+    assert storage.get_pipeline_digest() == digest
     build(storage, "another")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,7 +20,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy.exc import DBAPIError
 
-from otel_storage import OtelPipelineStorage, PipelineExecution, PipelineStorageObject, PipelineTaskStatus, TaskResult
+from otel_storage import (
+    OtelPipelineStorage,
+    PipelineExecution,
+    PipelineStorageObject,
+    PipelineTaskStatus,
+    SqlPipelineStorage,
+    TaskResult,
+)
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.outbox import OutboxStatus
 from otel_storage.telemetry import ids
@@ -674,3 +682,32 @@ def test_bad_arguments_are_named() -> None:
     for kwargs, named in cases:
         with pytest.raises(ConfigurationError, match=named):
             open_storage(**{"delivery": "external", **kwargs})
+
+
+def test_counting_holds_up_nobody(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The thread that sends counts what finished; that it cannot is said once, and spans are sent all the same."""
+
+    class Failing:
+        def count(self, *, seconds: float | None = None) -> bool:
+            raise LookupError("no such table")
+
+    with OtlpReceiver() as receiver:
+        exporter = (
+            "opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter",
+            {"endpoint": receiver.traces_endpoint},
+        )
+        SqlPipelineStorage(database_url).upgrade()
+        with closing(OtelPipelineStorage(url=database_url, exporter=exporter)) as storage:
+            storage.delivery._counting = Failing()
+            for _ in range(2):
+                bench = Bench(storage, receiver, ManualClock(), RecordingReporter())
+                bench.run()
+                assert storage.flush(20)
+        assert (
+            caplog.text.count("finished runs cannot be counted now, and will be later: LookupError: no such table") == 1
+        )
+        with closing(OtelPipelineStorage(url=database_url, exporter=exporter)) as storage:
+            deadline = time.monotonic() + 20
+            while not any(total.count for total in storage.records.totals.read(as_shown=False).totals):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)

@@ -595,3 +595,31 @@ def test_a_run_does_not_wait_for_a_lock(engine: str, request: pytest.FixtureRequ
             assert result.get_status() is RUNNING
     assert storage._watch is not None
     assert storage._watch._guarded.failures >= 1
+
+
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_what_was_watched_is_counted(open_storage: Open, cleaned: bool) -> None:
+    """The copies of runs are counted as our own runs are, also those that are removed before anybody counts."""
+    storage = open_storage()
+    for status in (DONE, RUNTIME_ERROR):
+        execution = build(storage)
+        for result in task_results(execution):
+            result.report_status_change(RecordingReporter(), RUNNING)
+            result.report_status_change(RecordingReporter(), status, propagate=False)
+        execution.report_status_change(RecordingReporter(), status)
+    build(storage, build_all=False)
+    if cleaned:
+        storage.cleanup()
+
+    assert storage.records.totals.count()
+
+    totals = storage.records.totals.read(as_shown=False).totals
+    assert {(total.pipeline_task, total.status.value): total.count for total in totals if total.count} == {
+        ("", "DONE"): 1,
+        ("", "RUNTIME_ERROR"): 1,
+        ("", "CONFIG_ERROR"): 1,
+        ("extract", "DONE"): 1,
+        ("extract", "RUNTIME_ERROR"): 1,
+        ("load", "DONE"): 2,
+        ("load", "RUNTIME_ERROR"): 2,
+    }

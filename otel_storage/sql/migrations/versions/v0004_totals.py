@@ -19,7 +19,7 @@ OPTIONS: dict[str, Any] = {
     for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_nopad_bin"))
 }
 COUNTED = "whether a final record is in the totals; none: not yet"
-UNCOUNTED = "counted IS NULL AND status IN ('CANCELLED', 'CONFIG_ERROR', 'DONE', 'RUNTIME_ERROR', 'VALIDATION_ERROR')"
+UNCOUNTED = "completed IS NOT NULL AND counted IS NULL"
 
 
 def upgrade() -> None:
@@ -30,7 +30,7 @@ def upgrade() -> None:
         op.create_index(
             f"ix_{table}_uncounted",
             table,
-            ["counted", "status", "id"],
+            ["counted", "completed"],
             unique=False,
             sqlite_where=sa.text(UNCOUNTED),
             postgresql_where=sa.text(UNCOUNTED),

@@ -1,0 +1,1 @@
+"""Metrics: from totals to Prometheus' text, and to OTLP."""
