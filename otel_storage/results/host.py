@@ -34,10 +34,9 @@ def load(module: str) -> Any:
 
 def django_is_configured() -> bool:
     """Whether DJANGO_SETTINGS_MODULE is set or Django's settings were configured by code."""
-    if os.environ.get("DJANGO_SETTINGS_MODULE"):
-        return True
     conf = sys.modules.get("django.conf")
-    return bool(conf is not None and conf.settings.configured)
+    # In this order: every time that a record gives asks, and the environment is slow to say.
+    return bool((conf is not None and conf.settings.configured) or os.environ.get("DJANGO_SETTINGS_MODULE"))
 
 
 def django_settings() -> Any:
@@ -93,9 +92,8 @@ def present(moment: datetime | None) -> datetime | None:
 
     The host's pages subtract such times from a naive now.
     """
-    if moment is None or "django.conf" not in sys.modules or not django_is_configured():
-        return moment
-    if django_settings().USE_TZ:
+    conf = sys.modules.get("django.conf")
+    if moment is None or conf is None or not django_is_configured() or conf.settings.USE_TZ:
         return moment
     timezone = import_module("django.utils.timezone")
     return moment.astimezone(timezone.get_default_timezone()).replace(tzinfo=None)

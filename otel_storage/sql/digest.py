@@ -1,4 +1,4 @@
-"""The digest: the totals of the runs that are there, and the runs that are in none yet."""
+"""The digest, and the number of runs: the totals of those that are there, and those that are in none yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, CompoundSelect, cast, func, literal, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    CompoundSelect,
+    Select,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    select,
+    union_all,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from otel_storage.results import host
@@ -21,6 +33,8 @@ if TYPE_CHECKING:
 
 _run = schema.pipeline_execution
 _total = schema.total
+
+_IS_ACTIVE = _run.c.status.in_(PipelineTaskStatus.non_final_statuses())
 
 
 @dataclass(slots=True)
@@ -63,6 +77,37 @@ def read(database: Database) -> tuple[PipelineDigest, int]:
     return {pipeline_id: pipelines[pipeline_id].item() for pipeline_id in sorted(pipelines)}, uncounted
 
 
+def count_runs(database: Database, pipeline_id: str | None) -> int:
+    """How many runs there are, or are of one pipeline: what a COUNT of them all would say, without going through them.
+
+    Where nobody counts, it is that COUNT.
+    """
+    parameters = {} if pipeline_id is None else {"pipeline_id": pipeline_id}
+    with database.read() as connection:
+        return int(connection.execute(_RUNS if pipeline_id is None else _RUNS_OF_PIPELINE, parameters).scalar_one())
+
+
+def _number_of_runs(pipeline_id: Any = None) -> Select[Any]:
+    """In one statement, as the digest; what is not needed of it, no engine executes."""
+    of_pipeline = [] if pipeline_id is None else [_run.c.pipeline_id == pipeline_id]
+    # By its value, and no index of it: those that are not counted are few, and have an index of their own.
+    uncounted = [] if pipeline_id is None else [_run.c.pipeline_id.concat("") == pipeline_id]
+    of_totals = [_total.c.pipeline_task == "", _total.c.counted > 0]
+    if pipeline_id is not None:
+        of_totals.append(_total.c.pipeline_id == pipeline_id)
+
+    def number(*conditions: Any) -> Any:
+        return select(func.count()).select_from(_run).where(*conditions).scalar_subquery()
+
+    living = select(func.sum(_total.c.counted - _total.c.removed)).where(*of_totals).scalar_subquery()
+    by_totals = living + number(totals.is_uncounted(_run), *uncounted) + number(_IS_ACTIVE, *of_pipeline)
+    return select(case((exists(select(_total.c.id).where(*of_totals)), by_totals), else_=number(*of_pipeline)))
+
+
+_RUNS = _number_of_runs()
+_RUNS_OF_PIPELINE = _number_of_runs(bindparam("pipeline_id", type_=_run.c.pipeline_id.type))
+
+
 def _of_totals() -> Any:
     """The runs that are counted and not removed; when the last run of the pipeline started, counted or not."""
     of_pipeline = (
@@ -103,9 +148,8 @@ def _of_runs(condition: ColumnElement[bool] | Any, *, is_final: bool) -> Any:
 
 def _statement() -> CompoundSelect[Any]:
     """All in one statement, so that it sees one state: a run is counted by another process at any time."""
-    is_active = _run.c.status.in_(PipelineTaskStatus.non_final_statuses())
     return union_all(
-        _of_totals(), _of_runs(totals.is_uncounted(_run), is_final=True), _of_runs(is_active, is_final=False)
+        _of_totals(), _of_runs(totals.is_uncounted(_run), is_final=True), _of_runs(_IS_ACTIVE, is_final=False)
     )
 
 

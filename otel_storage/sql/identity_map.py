@@ -90,14 +90,18 @@ class IdentityMap:
     ) -> list[Row]:
         """The rows that meet the conditions, in the order of their ids or against it."""
         id_column = kind.table.c.id
-        statement = _rows(kind).where(*conditions).order_by(id_column.desc() if newest_first else id_column)
-        if limit is not None:
-            statement = statement.limit(limit)
+        order = id_column.desc() if newest_first else id_column
+        statement = _rows(kind).order_by(order)
         if offset:
-            # SQLite and MariaDB know no OFFSET without a LIMIT.
-            statement = statement.limit(limit if limit is not None else 2**62).offset(offset)
+            # SQLite and MariaDB know no OFFSET without a LIMIT. What is skipped is skipped in an index: no row is read.
+            limit = limit if limit is not None else 2**62
+            page = select(id_column).where(*conditions).order_by(order).limit(limit).offset(offset).subquery()
+            statement = statement.where(id_column.in_(select(page.c.id)))
+        else:
+            statement = statement.where(*conditions).limit(limit)
         with self.database.read() as connection:
-            return [dict(row) for row in connection.execute(statement).mappings()]
+            columns = _columns(kind)
+            return [dict(zip(columns, row, strict=True)) for row in connection.execute(statement)]
 
     def select(
         self,

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from otel_storage.sql.types import LongText, Status, UtcDateTime
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """The migration that this version of the package works with."""
 
 VERSION_TABLE = "otel_storage_schema_version"
@@ -146,6 +146,7 @@ pipeline_execution = Table(
     _counted(),
     Index(None, "pipeline_id", "id"),
     Index(None, "pipeline_id", "started"),
+    Index(None, "pipeline_id", "status", "id"),
     _uncounted("otel_storage_pipeline_execution"),
     Index(None, "status", "id"),
     Index(None, "created"),

@@ -6,11 +6,13 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
+from otel_storage.sql import digest
+
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from otel_storage.sql.identity_map import IdentityMap
-    from otel_storage.sql.records import SqlParent, SqlRecord
+    from otel_storage.sql.records import SqlParent, SqlPipelineExecution, SqlRecord
 
 Record = TypeVar("Record", bound="SqlRecord", covariant=True)
 
@@ -100,6 +102,20 @@ class SqlSequence(Generic[Record]):
 
     def __repr__(self) -> str:
         return f"<the {self._kind.content_type_name} records>"
+
+
+class RunSequence(SqlSequence["SqlPipelineExecution"]):
+    """All executions, or those of one pipeline, newest first; how many there are is told however many there are."""
+
+    def __init__(self, records: IdentityMap, kind: type[SqlPipelineExecution], pipeline_id: str | None = None) -> None:
+        conditions = [] if pipeline_id is None else [kind.table.c.pipeline_id == pipeline_id]
+        super().__init__(records, kind, conditions, newest_first=True)
+        self._pipeline_id = pipeline_id
+
+    def __len__(self) -> int:
+        if self._loaded is not None:
+            return len(self._loaded)
+        return digest.count_runs(self._records.database, self._pipeline_id)
 
 
 class ChildSequence(SqlSequence[Record]):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, select
+from sqlalchemy import URL, Engine, func, select, union_all
 from sqlalchemy.exc import DBAPIError
 
 from otel_storage.results import clock as clocks
@@ -25,7 +25,7 @@ from otel_storage.sql.records import (
     SqlTaskExecution,
     SqlTaskResult,
 )
-from otel_storage.sql.sequences import EmptySequence, SqlSequence
+from otel_storage.sql.sequences import EmptySequence, RunSequence, SqlSequence
 from otel_storage.sql.totals import SqlTotals
 from otel_storage.sql.types import record_id, storable
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from otel_storage.results.status import PipelineTaskStatus
 
 
+_CLOCKS_DIFFER = timedelta(hours=1)
+"""By how much those of the hosts that build runs may differ."""
 _MANY_UNCOUNTED = 1000
 """With fewer finished runs that are in no total the digest is quick, and leaves counting to those who send spans."""
 
@@ -126,11 +128,10 @@ class SqlPipelineStorage(PipelineStorage):
     def get_pipeline_executions(self, pipeline_id: str | None = None) -> SqlSequence[SqlPipelineExecution]:
         """All executions, newest first; only those of one pipeline if ``pipeline_id`` is given."""
         if not pipeline_id:
-            return SqlSequence(self._records(), SqlPipelineExecution, newest_first=True)
+            return RunSequence(self._records(), SqlPipelineExecution)
         if not _is_storable(pipeline_id):
             return EmptySequence(self._records(), SqlPipelineExecution)
-        condition = schema.pipeline_execution.c.pipeline_id == str(pipeline_id)
-        return SqlSequence(self._records(), SqlPipelineExecution, [condition], newest_first=True)
+        return RunSequence(self._records(), SqlPipelineExecution, str(pipeline_id))
 
     def list_runs(
         self,
@@ -154,12 +155,22 @@ class SqlPipelineStorage(PipelineStorage):
         conditions = []
         if pipeline_id is not None:
             conditions.append(table.c.pipeline_id == pipeline_id)
-        if wanted := list(statuses):
-            conditions.append(table.c.status.in_(wanted))
         if since is not None:
-            conditions.append(table.c.created >= since)
+            # The ids of what is older are not looked through: they grow with the time, but for the clocks' differences.
+            surely_older = since - min(_CLOCKS_DIFFER, since - datetime.min.replace(tzinfo=UTC))
+            older = select(table.c.id).where(table.c.created < surely_older)
+            older = older.order_by(table.c.created.desc()).limit(1)
+            conditions += [table.c.created >= since, table.c.id > func.coalesce(older.scalar_subquery(), 0)]
         if before_id is not None:
             conditions.append(table.c.id < before_id)
+        if wanted := list(dict.fromkeys(statuses)):
+            # Each has its place in an index where its newest are together; those of several are not.
+            newest = [
+                select(table.c.id).where(table.c.status == status, *conditions).order_by(table.c.id.desc()).limit(limit)
+                for status in wanted
+            ]
+            found = union_all(*(select(each.subquery().c.id) for each in newest)).subquery()
+            conditions = [table.c.id.in_(select(found.c.id))]
         return self._records().select(SqlPipelineExecution, conditions, limit=limit, newest_first=True)
 
     def get_pipeline_execution(self, run_id: Any) -> SqlPipelineExecution | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import statistics
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, create_engine, event, make_url, text
+
+from tests.benchmarks import history
 
 Prepared = Callable[[], tuple[Callable[[], object], Callable[[], object]]]
 """Makes everything ready, untimed; of the two that it returns the first is timed, the second cleans up."""
@@ -32,61 +36,112 @@ class NullReporter:
 
 
 class Databases:
-    """Fresh databases on one engine: files in a folder, or databases of a server."""
+    """Fresh databases on one engine: files in a folder, or databases of a server.
 
-    def __init__(self, url: str | None) -> None:
-        self._server = make_url(url) if url else None
-        self._folder = tempfile.TemporaryDirectory()
+    Can be sent to another process, which makes databases of its own.
+    """
+
+    def __init__(self, url: str | URL | None, folder: Path, shared: Databases | None = None) -> None:
+        self.server = make_url(url) if url else None
+        self._folder = folder
         self._names: list[str] = []
-        self._count = 0
+        self._shared = shared
+        self.histories: dict[int, URL] = {} if shared is None else shared.histories
+        """The long histories that were made, by the number of their runs."""
 
     @property
     def engine(self) -> str:
         """The engine's name."""
-        return self._server.get_backend_name() if self._server else "sqlite"
+        return self.server.get_backend_name() if self.server else "sqlite"
 
     def fresh(self) -> URL:
         """An empty database."""
-        if self._server is None:
+        if self.server is None:
             return self.fresh_file()
-        name = self._name()
+        name = f"benchmark_{uuid.uuid4().hex}"
         self._admin(f"CREATE DATABASE {name}")
         self._names.append(name)
-        return self._server.set(database=name)
+        return self.server.set(database=name)
 
     def fresh_file(self) -> URL:
         """A SQLite file that does not exist yet, whatever the engine is."""
-        return URL.create("sqlite", database=str(Path(self._folder.name) / f"{self._name()}.db"))
+        return URL.create("sqlite", database=str(self._folder / f"{uuid.uuid4().hex}.db"))
 
-    def _name(self) -> str:
-        self._count += 1
-        return f"benchmark_{os.getpid()}_{self._count}"
+    def history(self, runs: int) -> URL:
+        """A database with so many runs, made once for all benchmarks of one command; see :mod:`history`.
+
+        It is read, and never written to.
+        """
+        if runs not in self.histories:
+            url = (self._shared or self).fresh()
+            history.fill(url, runs)
+            self.histories[runs] = url
+        return self.histories[runs]
+
+    def remove(self, url: URL) -> None:
+        """Remove one that is no longer needed: some are large."""
+        if self.server is None:
+            Path(str(url.database)).unlink()
+        else:
+            self._names.remove(str(url.database))
+            self._drop(str(url.database))
+
+    def adopt(self, histories: dict[int, URL]) -> None:
+        """Take over those that another process made."""
+        self.histories.update(histories)
+        if self.server is not None:
+            self._names = list({*self._names, *(str(url.database) for url in self.histories.values())})
 
     def drop(self) -> None:
-        """Remove them all."""
-        for name in self._names:
-            self._admin(f"DROP DATABASE {name}{' WITH (FORCE)' if self.engine == 'postgresql' else ''}")
-        self._folder.cleanup()
+        """Remove those on a server; files go with the folder they are in."""
+        while self._names:
+            self._drop(self._names.pop())
+
+    def _drop(self, name: str) -> None:
+        self._admin(f"DROP DATABASE IF EXISTS {name}{' WITH (FORCE)' if self.engine == 'postgresql' else ''}")
 
     def _admin(self, statement: str) -> None:
-        assert self._server is not None
-        engine = create_engine(self._server, isolation_level="AUTOCOMMIT")
+        assert self.server is not None
+        engine = create_engine(self.server, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text(statement))
         engine.dispose()
 
 
 @contextmanager
-def databases(url: str | None) -> Iterator[Databases]:
-    """Fresh databases, removed afterwards."""
+def counted(storage: Any) -> Iterator[list[str]]:
+    """The statements of a storage of ours that are executed meanwhile; those that begin and end a transaction are none.
+
+    Of an ``OtelPipelineStorage`` those of its records.
+    """
+    statements: list[str] = []
+    engine = getattr(storage, "records", storage).database.engine
+
+    def execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", execute)
+    yield statements
+    event.remove(engine, "before_cursor_execute", execute)
+
+
+@contextmanager
+def databases(url: str | URL | None, shared: Databases | None = None) -> Iterator[Databases]:
+    """Fresh databases, removed afterwards; histories are made among the shared ones, and removed with those."""
     logging.getLogger("otel_storage").setLevel(logging.ERROR)
     # No collector: what is measured is the run.
     os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
-    made = Databases(url)
-    try:
-        yield made
-    finally:
-        made.drop()
+    with tempfile.TemporaryDirectory() as folder:
+        made = Databases(url, Path(folder), shared)
+        try:
+            yield made
+        except BaseException:
+            if shared is not None:
+                shared.drop()
+            raise
+        finally:
+            made.drop()
 
 
 def best_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
@@ -100,6 +155,19 @@ def best_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
             seconds[name] = min(seconds[name], time.perf_counter() - began)
             clean_up()
     return seconds
+
+
+def medians_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
+    """The median seconds of each, taken in turns, so that all meet the same weather."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeat):
+        for name, prepare in contenders.items():
+            work, clean_up = prepare()
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+            clean_up()
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
 def print_ratios(title: str, rows: list[dict[str, Any]], columns: dict[str, str], as_json: bool) -> None:
@@ -126,11 +194,12 @@ def _django_engine(backend: str) -> str:
 
 
 class Host:
-    """The host's ORM storage on a database of its own, in this process."""
+    """The host's ORM storage on a database of its own, in this process; the one made last is the one in use."""
 
     def __init__(self, url: URL) -> None:
         import django
         from django.conf import settings
+        from django.db import connections
 
         if url.get_backend_name() == "sqlite":
             database: dict[str, Any] = {"ENGINE": "django.db.backends.sqlite3", "NAME": url.database}
@@ -143,18 +212,35 @@ class Host:
                 "HOST": url.host,
                 "PORT": url.port,
             }
-        settings.configure(
-            INSTALLED_APPS=["django.contrib.contenttypes", "pipelines"],
-            DATABASES={"default": database},
-            USE_TZ=True,
-            LOGGING_CONFIG=None,
-        )
-        django.setup()
+        if settings.configured:
+            connections["default"].close()
+            del connections["default"]
+            connections.settings = connections.configure_settings({"default": database})
+        else:
+            settings.configure(
+                INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.humanize", "pipelines"],
+                DATABASES={"default": database},
+                TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}],
+                USE_TZ=True,
+                LOGGING_CONFIG=None,
+            )
+            django.setup()
         from django.core.management import call_command
         from pipelines.results.orm import OrmPipelineResultsStorage
 
         call_command("migrate", verbosity=0)
         self.storage: Any = OrmPipelineResultsStorage()
+
+    @contextmanager
+    def counted(self) -> Iterator[list[Any]]:
+        """The queries of Django's that are executed meanwhile."""
+        from django.db import connection
+        from django.test.utils import CaptureQueriesContext
+
+        queries: list[Any] = []
+        with CaptureQueriesContext(connection) as captured:
+            yield queries
+        queries += captured.captured_queries
 
     def pipeline(self, id_: str, tasks: int, per_task: int, per_pipeline: int) -> Any:
         """A pipeline of the host's own classes, which its storage loads by their ids."""
