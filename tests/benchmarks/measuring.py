@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -100,6 +101,19 @@ def best_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
             seconds[name] = min(seconds[name], time.perf_counter() - began)
             clean_up()
     return seconds
+
+
+def medians_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
+    """The median seconds of each, taken in turns, so that all meet the same weather."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeat):
+        for name, prepare in contenders.items():
+            work, clean_up = prepare()
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+            clean_up()
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
 def print_ratios(title: str, rows: list[dict[str, Any]], columns: dict[str, str], as_json: bool) -> None:
