@@ -279,34 +279,35 @@ class Database:
         self._check_server(connection)
         connection.rollback()
         # One process migrates, the others wait for its lock and find it done.
-        with self._beginning(connection).begin():
+        with self._begun(connection) as connection:
             if self.dialect == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
             with mariadb.upgrade_lock(connection) if self.is_mariadb else nullcontext():
                 migrate.upgrade(connection, self.url)
 
     def _transaction(self, work: Callable[[Connection], Result], *, is_tried: bool = False) -> Result:
-        with self._connect(is_tried=is_tried) as connection:
-            connection = self._beginning(connection)
-            with connection.begin():
-                if self.dialect == "sqlite" and not self._owned:
-                    # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
-                    connection.exec_driver_sql("DELETE FROM otel_storage_outbox WHERE 1 = 0")
-                return work(connection)
+        with self._connect(is_tried=is_tried) as connection, self._begun(connection) as connection:
+            return work(connection)
 
     def _statement(self, work: Callable[[Connection], Result], *, is_tried: bool = False) -> Result:
         """Run ``work``, which makes one statement, without a transaction around it."""
         with self._connect(is_tried=is_tried) as connection:
             return work(self._autocommitting(connection))
 
-    def _beginning(self, connection: Connection) -> Connection:
-        """The connection, whose ``begin()`` begins a transaction as we want it."""
-        if self._owned and self.dialect in _BEGIN:
-            return connection.execution_options(otel_storage_begin=_BEGIN[self.dialect])
+    @contextmanager
+    def _begun(self, connection: Connection) -> Iterator[Connection]:
+        """The connection in a transaction, which is committed at the end."""
         if self.is_mariadb and not self._owned:
             # As our own engines are: REPEATABLE READ, the usual default, locks the gaps between rows too.
-            return connection.execution_options(isolation_level="READ COMMITTED")
-        return connection
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin():
+            # Not by an event, which every statement of the engine would pay for.
+            if self.dialect in _BEGIN and (self._owned or not _begins(connection)):
+                connection.exec_driver_sql(_BEGIN[self.dialect])
+            elif self.dialect == "sqlite" and self._schema_checked:
+                # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
+                connection.exec_driver_sql("DELETE FROM otel_storage_outbox WHERE 1 = 0")
+            yield connection
 
     def _autocommitting(self, connection: Connection) -> Connection:
         """The connection, on which a statement is a transaction by itself, as far as that saves round trips.
@@ -504,14 +505,15 @@ def _create_engine(url: URL, durable: bool, patience: float | None) -> Engine:
         _configure_sqlite(engine, durable, patience or BUSY_TIMEOUT)
     else:
         _give_up_when_interrupted(engine)
-    event.listen(engine, "begin", _begin)
     return engine
 
 
-def _begin(connection: Connection) -> None:
-    statement = connection.get_execution_options().get("otel_storage_begin")
-    if statement:
-        connection.exec_driver_sql(statement)
+def _begins(connection: Connection) -> bool:
+    """Whether the driver of a given engine, or its owner's event, begins transactions; on ours none does."""
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        return driver.isolation_level is not None or bool(driver.in_transaction)
+    return not getattr(driver, "autocommit", False)
 
 
 def _is_new(connection: Connection) -> bool:

@@ -88,7 +88,9 @@ def advance(
         return ()
     winners: list[SqlRecord] = []
     attempts = 0
-    refers = not fields and _refers_at_once(record, change)
+    is_traced = record.is_traced
+    refers = is_traced and not fields and _refers_at_once(record, change)
+    is_one = _is_one_statement(chain, change, is_traced=is_traced, refers=refers)
 
     def work(connection: Connection) -> bool:
         nonlocal attempts
@@ -108,12 +110,10 @@ def advance(
             elif is_record:
                 raise _NotAdvancing
         won = [(winner.content_type_name, winner.id) for winner in winners]
-        return write_references(
-            connection, record.execution.id, won, change, is_traced=record.is_traced, is_referred=refers
-        )
+        return write_references(connection, record.execution.id, won, change, is_traced=is_traced, is_referred=refers)
 
     try:
-        referenced = record.database.write(work, is_one_statement=_is_one_statement(chain, change, refers))
+        referenced = record.database.write(work, is_one_statement=is_one)
     except _NotAdvancing:
         refresh(chain)
         return ()
@@ -143,28 +143,30 @@ def _chain(record: SqlRecord, status: PipelineTaskStatus, propagate: bool) -> li
     """The records to advance, parents first: up to the first that is known not to advance."""
     chain: list[SqlRecord] = []
     link: SqlRecord | None = record
-    while link is not None and link.stored_status.has_advanced(status):
+    before = preceding(status)
+    while link is not None and link.stored_status in before:
         chain.insert(0, link)
         link = link.parent if propagate else None
     return chain
 
 
 def _refers_at_once(record: SqlRecord, change: Change) -> bool:
-    """Whether the statement that makes the record final also writes the reference to it.
+    """Whether the statement that makes the record final can write the reference to it as well.
 
     One round trip to the server is all that the change takes then.
     """
-    is_referred = record.content_type_name == TASK_RESULT and change.status in FINAL and record.is_traced
-    return is_referred and record.database.dialect == "postgresql"
+    is_final = record.content_type_name == TASK_RESULT and change.status in FINAL
+    return is_final and record.database.dialect == "postgresql"
 
 
-def _is_one_statement(chain: Sequence[SqlRecord], change: Change, refers: bool) -> bool:
+def _is_one_statement(chain: Sequence[SqlRecord], change: Change, *, is_traced: bool, refers: bool) -> bool:
     """Whether the change of the records takes no more than the UPDATE of one row."""
-    [*parents, record] = chain
-    if parents:
+    if len(chain) > 1:
         return False
-    is_referred = record.content_type_name in (TASK_RESULT, EXECUTION) and record.is_traced
-    return change.status not in FINAL or (change.failure is None and (refers or not is_referred))
+    if change.status not in FINAL:
+        return True
+    is_referred = is_traced and not refers and chain[0].content_type_name in (TASK_RESULT, EXECUTION)
+    return not is_referred and change.failure is None
 
 
 def update_row(
