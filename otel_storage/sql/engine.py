@@ -183,12 +183,9 @@ class Database:
             SchemaMismatch: its schema is not this version's.
         """
         self._check_schema()
-        run = self._transaction
-        if is_one_statement and (self.dialect == "postgresql" or (self.dialect == "sqlite" and self._owned)):
-            run = self._statement
         for attempt in range(1, self._attempts):
             try:
-                return run(work, is_tried=True)
+                return self._transaction(work, is_one_statement, is_tried=True)
             except DBAPIError as error:
                 if not (error.connection_invalidated or self._is_conflict(error)):
                     raise
@@ -201,7 +198,7 @@ class Database:
                 # It may be writable by now: the connection was an old one.
                 if attempt > 1 or not _is_not_writable(error.__cause__):
                     raise
-        return run(work)
+        return self._transaction(work, is_one_statement)
 
     def write_aside(self, statement: Executable) -> int:
         """Execute one of many statements in a transaction of its own; returns how many rows it changed.
@@ -285,14 +282,14 @@ class Database:
             with mariadb.upgrade_lock(connection) if self.is_mariadb else nullcontext():
                 migrate.upgrade(connection, self.url)
 
-    def _transaction(self, work: Callable[[Connection], Result], *, is_tried: bool = False) -> Result:
-        with self._connect(is_tried=is_tried) as connection, self._begun(connection) as connection:
-            return work(connection)
-
-    def _statement(self, work: Callable[[Connection], Result], *, is_tried: bool = False) -> Result:
-        """Run ``work``, which makes one statement, without a transaction around it."""
+    def _transaction(
+        self, work: Callable[[Connection], Result], is_one_statement: bool, *, is_tried: bool = False
+    ) -> Result:
         with self._connect(is_tried=is_tried) as connection:
-            return work(self._autocommitting(connection))
+            if is_one_statement and (self.dialect == "postgresql" or (self.dialect == "sqlite" and self._owned)):
+                return work(self._autocommitting(connection))
+            with self._begun(connection) as connection:
+                return work(connection)
 
     @contextmanager
     def _begun(self, connection: Connection) -> Iterator[Connection]:

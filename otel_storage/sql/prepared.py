@@ -25,8 +25,10 @@ class Prepared:
         self._statement = statement
         self._texts: WeakKeyDictionary[Dialect, _Text] = WeakKeyDictionary()
 
-    def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
-        """Execute it with the values of its parameters."""
+    def execute(
+        self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    ) -> CursorResult[Any]:
+        """Execute it with the values of its parameters, or once for each row of many."""
         if "schema_translate_map" in connection.get_execution_options():
             # An engine of the user's keeps the tables in another schema, which is filled in for each execution.
             return connection.execute(self._statement, values)
@@ -34,7 +36,9 @@ class Prepared:
         text = self._texts.get(dialect)
         if text is None:
             text = self._texts[dialect] = _Text(self._statement, dialect)
-        return connection.exec_driver_sql(text.sql, text.parameters(values))
+        if isinstance(values, Mapping):
+            return connection.exec_driver_sql(text.sql, text.parameters(values))
+        return connection.exec_driver_sql(text.sql, text.parameters_of_many(values))
 
 
 class _Text:
@@ -57,7 +61,21 @@ class _Text:
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | tuple[Any, ...]:
         """The values as the driver takes them."""
+        return self._parameters_like({}, values)
+
+    def parameters_of_many(self, rows: Sequence[Mapping[str, Any]]) -> Any:
+        """Those of each row; what the rows of a run have in common is turned into the driver's value once."""
+        turned: dict[str, tuple[Any, Any]] = {}
+        return [self._parameters_like(turned, row) for row in rows]
+
+    def _parameters_like(
+        self, turned: dict[str, tuple[Any, Any]], values: Mapping[str, Any]
+    ) -> dict[str, Any] | tuple[Any, ...]:
         bound = {**self._constants, **values}
         for name, process in self._processors:
-            bound[name] = process(bound[name])
+            value = bound[name]
+            known = turned.get(name)
+            if known is None or known[0] is not value:
+                known = turned[name] = (value, process(value))
+            bound[name] = known[1]
         return bound if self._order is None else tuple([bound[name] for name in self._order])
