@@ -510,7 +510,8 @@ def _begins(connection: Connection) -> bool:
     driver: Any = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite":
         return driver.isolation_level is not None or bool(driver.in_transaction)
-    return not getattr(driver, "autocommit", False)
+    # Other drivers of PostgreSQL do not commit what they have not begun.
+    return connection.dialect.driver != "psycopg" or not driver.autocommit
 
 
 def _is_new(connection: Connection) -> bool:
