@@ -10,18 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, CursorResult, Dialect, Executable
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy import Connection, CursorResult, Dialect, UpdateBase
 
 
 class Prepared:
-    """A statement whose parameters are all bound by name; it needs none of SQLAlchemy's treatment of its result.
+    """A statement whose parameters are all bound by name.
 
     Args:
-        statement: An UPDATE, INSERT or DELETE without RETURNING, or a SELECT of plain values.
+        statement: An INSERT, UPDATE or DELETE that returns no rows.
     """
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: UpdateBase) -> None:
         self._statement = statement
         self._texts: WeakKeyDictionary[Dialect, _Text] = WeakKeyDictionary()
 
@@ -29,10 +28,12 @@ class Prepared:
         self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     ) -> CursorResult[Any]:
         """Execute it with the values of its parameters, or once for each row of many."""
-        if "schema_translate_map" in connection.get_execution_options():
-            # An engine of the user's keeps the tables in another schema, which is filled in for each execution.
-            return connection.execute(self._statement, values)
         dialect = connection.dialect
+        is_bulk = not isinstance(values, Mapping) and getattr(dialect, "use_insertmanyvalues_wo_returning", False)
+        if is_bulk or "schema_translate_map" in connection.get_execution_options():
+            # Of an engine of the user's: one whose driver is slow at many rows, so that SQLAlchemy puts them together,
+            # or one that keeps the tables in another schema, whose name is filled in for each execution.
+            return connection.execute(self._statement, values)
         text = self._texts.get(dialect)
         if text is None:
             text = self._texts[dialect] = _Text(self._statement, dialect)
@@ -44,9 +45,7 @@ class Prepared:
 class _Text:
     """A statement as an engine's driver takes it."""
 
-    def __init__(self, statement: Executable, dialect: Dialect) -> None:
-        if not isinstance(statement, ClauseElement):
-            raise TypeError(f"{type(statement).__name__} cannot be compiled")
+    def __init__(self, statement: UpdateBase, dialect: Dialect) -> None:
         compiled: Any = statement.compile(dialect=dialect)
         self.sql: str = compiled.string
         self._order: Sequence[str] | None = compiled.positiontup
