@@ -57,7 +57,8 @@ class _Gate:
         thread = threading.get_ident()
         with self._condition:
             # Who is inside already goes on: the fork waits for it.
-            self._condition.wait_for(lambda: not self._forking or self._is_inside(thread))
+            while self._forking and not self._is_inside(thread):
+                self._condition.wait()
             self._inside[thread] += 1
 
     def leave(self) -> None:

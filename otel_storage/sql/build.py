@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, func, insert, select
+from sqlalchemy import Connection, Select, Table, bindparam, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from otel_storage.results.base import BADLY_CONFIGURED
@@ -17,6 +18,7 @@ from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql import schema
 from otel_storage.sql.engine import Database
 from otel_storage.sql.identity_map import IdentityMap
+from otel_storage.sql.prepared import Prepared
 from otel_storage.sql.records import (
     SqlPipelineExecution,
     SqlPipelineResult,
@@ -201,7 +203,7 @@ class IdSource:
         reserve = {"sqlite": self._after_last, "postgresql": self._from_sequence}.get(self._connection.dialect.name)
         if reserve is not None:
             _set_ids(rows, reserve(table, len(rows)))
-        self._connection.execute(insert(table).inline(), rows)
+        _prepared_insert(table, tuple(rows[0])).execute(self._connection, rows)
         if reserve is None:
             _set_ids(rows, self._in_order(table, rows))
 
@@ -222,6 +224,11 @@ class IdSource:
         runs = list(dict.fromkeys(row[run] for row in rows))
         statement = select(table.c.id).where(table.c[run].in_(runs)).order_by(table.c.id)
         return self._connection.execute(statement).scalars().all()
+
+
+@cache
+def _prepared_insert(table: Table, columns: tuple[str, ...]) -> Prepared:
+    return Prepared(insert(table).inline().values({name: bindparam(name) for name in columns}))
 
 
 def _set_ids(rows: list[Row], ids: Iterable[int]) -> None:

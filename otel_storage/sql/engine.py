@@ -147,16 +147,35 @@ class Database:
         """
         self._check_schema()
         with self._connect() as connection:
-            if self.dialect == "postgresql" or not self._owned:
-                # Saves the round trips of a transaction. None is begun for a query on our SQLite connections; on
-                # MariaDB's it costs none but its end, and as they are READ COMMITTED, a query sees what is committed.
-                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            yield connection
+            yield self._autocommitting(connection)
 
-    def write(self, work: Callable[[Connection], Result]) -> Result:
+    def look_up(self, work: Callable[[Connection], Result]) -> Result:
+        """Run ``work``, which only reads, on such a connection; on another if that turns out to be lost.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+            SchemaMismatch: its schema is not this version's.
+        """
+        self._check_schema()
+        if self._attempts > 1:
+            try:
+                with self._connect(is_tried=True) as connection:
+                    return work(self._autocommitting(connection))
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+        with self._connect() as connection:
+            return work(self._autocommitting(connection))
+
+    def write(self, work: Callable[[Connection], Result], *, is_one_statement: bool = False) -> Result:
         """Run ``work`` in one transaction and commit it; after a deadlock or a lost connection, run it again.
 
         ``work`` must have no effects but those on the connection.
+
+        Args:
+            work: What is to be done.
+            is_one_statement: Whether all that ``work`` changes is changed by one statement. That is a transaction by
+                itself, and one round trip to a server instead of three.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
@@ -166,7 +185,7 @@ class Database:
         self._check_schema()
         for attempt in range(1, self._attempts):
             try:
-                return self._transaction(work)
+                return self._transaction(work, is_one_statement, is_tried=True)
             except DBAPIError as error:
                 if not (error.connection_invalidated or self._is_conflict(error)):
                     raise
@@ -179,7 +198,7 @@ class Database:
                 # It may be writable by now: the connection was an old one.
                 if attempt > 1 or not _is_not_writable(error.__cause__):
                     raise
-        return self._transaction(work)
+        return self._transaction(work, is_one_statement)
 
     def write_aside(self, statement: Executable) -> int:
         """Execute one of many statements in a transaction of its own; returns how many rows it changed.
@@ -257,39 +276,73 @@ class Database:
         self._check_server(connection)
         connection.rollback()
         # One process migrates, the others wait for its lock and find it done.
-        if self.dialect == "sqlite":
-            connection = connection.execution_options(**_IMMEDIATE)
-        with connection.begin():
+        with self._begun(connection) as connection:
             if self.dialect == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
             with mariadb.upgrade_lock(connection) if self.is_mariadb else nullcontext():
                 migrate.upgrade(connection, self.url)
 
-    def _transaction(self, work: Callable[[Connection], Result]) -> Result:
-        with self._connect() as connection:
-            if self.dialect == "sqlite":
-                connection = connection.execution_options(**_IMMEDIATE)
-            elif self.is_mariadb and not self._owned:
-                # As our own engines are: REPEATABLE READ, the usual default, locks the gaps between rows too.
-                connection = connection.execution_options(isolation_level="READ COMMITTED")
-            with connection.begin():
-                if self.dialect == "sqlite" and not self._owned:
-                    # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
-                    connection.exec_driver_sql("DELETE FROM otel_storage_outbox WHERE 1 = 0")
+    def _transaction(
+        self, work: Callable[[Connection], Result], is_one_statement: bool, *, is_tried: bool = False
+    ) -> Result:
+        with self._connect(is_tried=is_tried) as connection:
+            if is_one_statement and (self.dialect == "postgresql" or (self.dialect == "sqlite" and self._owned)):
+                return work(self._autocommitting(connection))
+            with self._begun(connection) as connection:
                 return work(connection)
 
     @contextmanager
-    def _connect(self) -> Iterator[Connection]:
-        """A connection; on one to a file of SQLite's a fork waits, see :meth:`before_fork`."""
-        with no_fork() if self._is_file else nullcontext(), self._checked_out() as connection:
+    def _begun(self, connection: Connection) -> Iterator[Connection]:
+        """The connection in a transaction, which is committed at the end."""
+        if self.is_mariadb and not self._owned:
+            # As our own engines are: REPEATABLE READ, the usual default, locks the gaps between rows too.
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin():
+            # Not by an event, which every statement of the engine would pay for.
+            if self.dialect in _BEGIN and (self._owned or not _begins(connection)):
+                connection.exec_driver_sql(_BEGIN[self.dialect])
+            elif self.dialect == "sqlite" and self._schema_checked:
+                # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
+                connection.exec_driver_sql("DELETE FROM otel_storage_outbox WHERE 1 = 0")
             yield connection
 
+    def _autocommitting(self, connection: Connection) -> Connection:
+        """The connection, on which a statement is a transaction by itself, as far as that saves round trips.
+
+        Ours to SQLite and PostgreSQL are so. On MariaDB's a transaction costs none but its end, and as they are READ
+        COMMITTED, a query sees what is committed.
+        """
+        return connection if self._owned else connection.execution_options(isolation_level="AUTOCOMMIT")
+
     @contextmanager
-    def _checked_out(self) -> Iterator[Connection]:
+    def _connect(self, *, is_tried: bool = False) -> Iterator[Connection]:
+        """A connection; on one to a file of SQLite's a fork waits, see :meth:`before_fork`.
+
+        Args:
+            is_tried: Whether what is done on it is done again if the connection turns out to be lost, so that the
+                server need not be asked beforehand.
+        """
+        with no_fork() if self._is_file else nullcontext(), self._checked_out(is_tried) as connection:
+            yield connection
+
+    def _open(self, is_tried: bool) -> Connection:
+        connection = self.engine.connect()
+        # What a given engine does is its own; but the isolation of a transaction is set outside of what is tried again.
+        is_asked = not is_tried if self._owned else self.is_mariadb
+        if self.dialect == "sqlite" or not is_asked:
+            return connection
+        # What is not run again must not be the one to find that the server was restarted: of those that were open then
+        # each is closed here.
+        while not (_is_new(connection) or _is_alive(connection)):
+            connection = self.engine.connect()
+        return connection
+
+    @contextmanager
+    def _checked_out(self, is_tried: bool) -> Iterator[Connection]:
         try:
             # The first connection imports, which no fork may come upon; those after it may wait for a server long.
             with forks_allowed() if self._has_connected and not self._is_file else nullcontext():
-                connection = self.engine.connect()
+                connection = self._open(is_tried)
             self._has_connected = True
         except PoolTimeoutError as error:
             raise DatabaseUnavailable(f"no connection to {self.url} came free: {error}") from error
@@ -350,7 +403,8 @@ def _after_fork_in_child() -> None:
 before_fork(_before_fork)
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-_IMMEDIATE: dict[str, Any] = {"otel_storage_begin": "BEGIN IMMEDIATE"}
+_BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
+"""How a transaction is begun where our connections begin none by themselves."""
 
 _UPGRADE_LOCK = 0x6F74656C5F73746F
 """Advisory locks of a PostgreSQL database have numbers that all its users share: this is "otel_sto" in ASCII."""
@@ -420,13 +474,13 @@ def _create_engine(url: URL, durable: bool, patience: float | None) -> Engine:
             # The database lives in its one connection, which threads take turns to use.
             options.update(poolclass=QueuePool, pool_size=1, max_overflow=0)
     else:
-        # A query is not run again, so it must not be the one to find that the server was restarted.
-        options["pool_pre_ping"] = True
         if backend in mariadb.NAMES:
             options["connect_args"] = mariadb.connect_arguments(url, CONNECT_TIMEOUT, patience)
             options["isolation_level"] = "READ COMMITTED"
         elif backend == "postgresql":
             options["connect_args"] = _postgresql_arguments(url, patience)
+            # A statement is a transaction by itself, at no round trip more; one of several is begun by us.
+            options["isolation_level"] = "AUTOCOMMIT"
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError:
@@ -449,6 +503,38 @@ def _create_engine(url: URL, durable: bool, patience: float | None) -> Engine:
     else:
         _give_up_when_interrupted(engine)
     return engine
+
+
+def _begins(connection: Connection) -> bool:
+    """Whether the driver of a given engine, or its owner's event, begins transactions; on ours none does."""
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        return driver.isolation_level is not None or bool(driver.in_transaction)
+    # Other drivers of PostgreSQL do not commit what they have not begun.
+    return connection.dialect.driver != "psycopg" or not driver.autocommit
+
+
+def _is_new(connection: Connection) -> bool:
+    """Whether this is asked of the connection for the first time."""
+    is_known = connection.info.get("otel_storage_is_known", False)
+    connection.info["otel_storage_is_known"] = True
+    return not is_known
+
+
+def _is_alive(connection: Connection) -> bool:
+    """Whether the server still answers on the connection; else it is closed."""
+    dialect = connection.dialect
+    answered = False
+    try:
+        answered = dialect.do_ping(connection.connection.dbapi_connection)  # type: ignore[arg-type]  # it is open
+    except dialect.loaded_dbapi.Error as error:
+        logger.debug("a connection is replaced after: %s", type(error).__name__)
+    finally:
+        # Also where a signal's handler raised: an answer may still come.
+        if not answered:
+            connection.invalidate()
+            connection.close()
+    return answered
 
 
 def _postgresql_arguments(url: URL, patience: float | None) -> dict[str, Any]:
@@ -494,12 +580,6 @@ def _configure_sqlite(engine: Engine, durable: bool, timeout: float) -> None:
         cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        statement = connection.get_execution_options().get("otel_storage_begin")
-        if statement:
-            connection.exec_driver_sql(statement)
 
 
 def _switch_to_wal(cursor: Any, timeout: float) -> None:

@@ -47,6 +47,7 @@ class SqlRecord(PipelineStorageObject):
         self._records = records
         self._values = values
         self._parent = parent
+        self._execution = None if parent is None else parent.execution
         self._buffer: dict[str, Any] = {}
         self._parsed: dict[str, Any] = {}
         self._model_objects: dict[str, ModelObject] = {}
@@ -162,7 +163,7 @@ class SqlRecord(PipelineStorageObject):
     @property
     def execution(self) -> SqlRecord:
         """The run's execution, which is at the top."""
-        return self if self._parent is None else self._parent.execution
+        return self if self._execution is None else self._execution
 
     @property
     def records(self) -> IdentityMap:

@@ -177,7 +177,7 @@ class SqlPipelineStorage(PipelineStorage):
         """The execution of the run; None if there is none."""
         if run_id is None or not _is_storable(run_id):
             return None
-        return self._records().get(SqlPipelineExecution, schema.pipeline_execution.c.run_id == str(run_id))
+        return self._records().get(SqlPipelineExecution, "run_id", str(run_id))
 
     def get_pipeline_results(self, run_id: str | None = None) -> SqlSequence[SqlPipelineResult]:
         """All pipeline results, or those of one run."""
@@ -240,7 +240,7 @@ class SqlPipelineStorage(PipelineStorage):
 
     def _by_id(self, kind: type[Record], _id: Any) -> Record | None:
         id_ = record_id(_id)
-        return None if id_ is None else self._records().get(kind, kind.table.c.id == id_)
+        return None if id_ is None else self._records().get(kind, "id", id_)
 
     def _sequence(self, kind: type[Record], run_id: Any, **parent_ids: Any) -> SqlSequence[Record]:
         """The records under the given run and parents; what is None, or empty as a form gives it, is no condition."""

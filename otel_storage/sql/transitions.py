@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, Update, bindparam, insert, literal, or_, select, update
 
 from otel_storage.results.base import changed_state
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
@@ -20,6 +20,7 @@ from otel_storage.results.failures import capture_failure
 from otel_storage.results.snapshots import Failure
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
 from otel_storage.sql import mariadb, schema
+from otel_storage.sql.prepared import Prepared
 from otel_storage.sql.types import storable
 from otel_storage.sql.worker import this_worker
 
@@ -87,25 +88,32 @@ def advance(
         return ()
     winners: list[SqlRecord] = []
     attempts = 0
+    is_traced = record.is_traced
+    refers = is_traced and not fields and _refers_at_once(record, change)
+    is_one = _is_one_statement(chain, change, is_traced=is_traced, refers=refers)
 
     def work(connection: Connection) -> bool:
         nonlocal attempts
         attempts += 1
         winners.clear()
-        # An earlier attempt may have been committed although its answer was lost: then all was done by it.
-        if attempts > 1 and _was_ours(connection, record, change):
-            winners.extend(link for link in chain if _was_ours(connection, link, change))
-            return True
         for link in chain:
-            if update_row(connection, link.content_type_name, link.id, change, fields if link is record else None):
+            is_record = link is record
+            written = fields if is_record else None
+            refers_too = refers and is_record
+            if update_row(connection, link.content_type_name, link.id, change, written, refers=refers_too):
                 winners.append(link)
-            elif link is record:
+            elif attempts > 1 and _was_ours(connection, link, change):
+                # An earlier attempt was committed although its answer was lost: then all was done by it.
+                winners.append(link)
+                if is_record:
+                    return True
+            elif is_record:
                 raise _NotAdvancing
         won = [(winner.content_type_name, winner.id) for winner in winners]
-        return write_references(connection, record.execution.id, won, change, is_traced=record.is_traced)
+        return write_references(connection, record.execution.id, won, change, is_traced=is_traced, is_referred=refers)
 
     try:
-        referenced = record.database.write(work)
+        referenced = record.database.write(work, is_one_statement=is_one)
     except _NotAdvancing:
         refresh(chain)
         return ()
@@ -135,33 +143,69 @@ def _chain(record: SqlRecord, status: PipelineTaskStatus, propagate: bool) -> li
     """The records to advance, parents first: up to the first that is known not to advance."""
     chain: list[SqlRecord] = []
     link: SqlRecord | None = record
-    while link is not None and link.stored_status.has_advanced(status):
+    before = preceding(status)
+    while link is not None and link.stored_status in before:
         chain.insert(0, link)
         link = link.parent if propagate else None
     return chain
 
 
+def _refers_at_once(record: SqlRecord, change: Change) -> bool:
+    """Whether the statement that makes the record final can write the reference to it as well.
+
+    One round trip to the server is all that the change takes then.
+    """
+    is_final = record.content_type_name == TASK_RESULT and change.status in FINAL
+    return is_final and record.database.dialect == "postgresql"
+
+
+def _is_one_statement(chain: Sequence[SqlRecord], change: Change, *, is_traced: bool, refers: bool) -> bool:
+    """Whether the change of the records takes no more than the UPDATE of one row."""
+    if len(chain) > 1:
+        return False
+    if change.status not in FINAL:
+        return True
+    is_referred = is_traced and not refers and chain[0].content_type_name in (TASK_RESULT, EXECUTION)
+    return not is_referred and change.failure is None
+
+
 def update_row(
-    connection: Connection, kind: str, record_id: int, change: Change, fields: dict[str, Any] | None = None
+    connection: Connection,
+    kind: str,
+    record_id: int,
+    change: Change,
+    fields: dict[str, Any] | None = None,
+    *,
+    refers: bool = False,
 ) -> bool:
-    """Apply the change to the record's row, and write the fields with it, if that advances its status."""
-    values: dict[str, Any] = {"record_id": record_id, "new_message": change.message or None}
+    """Apply the change to the record's row, and write the fields with it, if that advances its status.
+
+    With ``refers`` the reference to the task result is written by the same statement, which PostgreSQL alone can.
+    """
+    values: dict[str, Any] = {"record_id": record_id, "new_message": change.message or None, "at": change.at}
     if change.status is PipelineTaskStatus.RUNNING:
         worker = this_worker()
-        values.update(worker_host=worker.host, worker_pid=worker.pid, worker_started=worker.started)
-    statement = _update_statement(kind, change.status)
-    values["at"] = change.at
+        values.update(new_host=worker.host, new_pid=worker.pid, new_start=worker.started)
     if fields:
-        statement = statement.values(fields)
-    return connection.execute(statement, values).rowcount > 0
+        statement = _update_statement(kind, change.status).values(fields)
+        return connection.execute(statement, values).rowcount > 0
+    return _prepared_update(kind, change.status, refers).execute(connection, values).rowcount > 0
 
 
 @cache
+def _prepared_update(kind: str, status: PipelineTaskStatus, refers: bool) -> Prepared:
+    statement = _update_statement(kind, status)
+    return Prepared(_and_refer(statement) if refers else statement)
+
+
 def _update_statement(kind: str, status: PipelineTaskStatus) -> Update:
     table = schema.LEVELS[kind]
     values: dict[str, Any] = {"status": status}
     if status is PipelineTaskStatus.RUNNING:
         values.update(started=bindparam("at"), started_message=bindparam("new_message"))
+        values.update(
+            worker_host=bindparam("new_host"), worker_pid=bindparam("new_pid"), worker_started=bindparam("new_start")
+        )
     else:
         values.update(completed=bindparam("at"), completed_message=bindparam("new_message"))
     advancing = or_(*(table.c.status == before for before in preceding(status)))
@@ -170,6 +214,16 @@ def _update_statement(kind: str, status: PipelineTaskStatus) -> Update:
         # It might look the row up by its status, and deadlock with those who lock it by its id.
         statement = statement.with_hint("FORCE INDEX (PRIMARY)", dialect_name=name)
     return statement
+
+
+def _and_refer(statement: Update) -> Insert:
+    """The statement, with the reference to the task result that it changes."""
+    table, outbox = schema.task_result, schema.outbox
+    changed = statement.returning(table.c.id, table.c.execution_id).cte("changed")
+    at = bindparam("at", type_=outbox.c.created.type)
+    row = reference(TASK_RESULT, changed.c.id, changed.c.execution_id, at)
+    values = [value if isinstance(value, ColumnElement) else literal(value) for value in row.values()]
+    return insert(outbox).inline().from_select(list(row), select(*values))
 
 
 def _was_ours(connection: Connection, record: SqlRecord, change: Change) -> bool:
@@ -184,9 +238,18 @@ def _was_ours(connection: Connection, record: SqlRecord, change: Change) -> bool
 
 
 def write_references(
-    connection: Connection, execution_id: int, winners: Sequence[tuple[str, int]], change: Change, *, is_traced: bool
+    connection: Connection,
+    execution_id: int,
+    winners: Sequence[tuple[str, int]],
+    change: Change,
+    *,
+    is_traced: bool,
+    is_referred: bool = False,
 ) -> bool:
-    """Write what telemetry needs of records, by kind and id, that advanced; whether a reference is due by it."""
+    """Write what telemetry needs of records, by kind and id, that advanced; whether a reference is due by it.
+
+    With ``is_referred`` there is the reference to the task result already.
+    """
     if change.status not in FINAL:
         return False
     referenced = False
@@ -194,11 +257,9 @@ def write_references(
         if kind == TASK_RESULT:
             if change.failure is not None:
                 _write_failure(connection, execution_id, record_id, change.failure)
-            if is_traced:
-                connection.execute(
-                    insert(schema.outbox).inline(), reference(TASK_RESULT, record_id, execution_id, change.at)
-                )
-                referenced = True
+            if is_traced and not is_referred:
+                _INSERT_REFERENCE.execute(connection, reference(TASK_RESULT, record_id, execution_id, change.at))
+            referenced = is_traced or referenced
         elif kind == EXECUTION and is_traced:
             _run_is_final(connection, execution_id, change.at)
             referenced = True
@@ -228,7 +289,13 @@ def _run_is_final(connection: Connection, execution_id: int, at: datetime) -> No
     connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(due=at, created=at))
 
 
-def reference(kind: str, record_id: int, execution_id: int, created: datetime, due: bool = True) -> dict[str, Any]:
+def reference(
+    kind: str,
+    record_id: int | ColumnElement[int],
+    execution_id: int | ColumnElement[int],
+    created: datetime | ColumnElement[Any],
+    due: bool = True,
+) -> dict[str, Any]:
     """The row of a new reference."""
     return {
         "kind": kind,
@@ -239,6 +306,13 @@ def reference(kind: str, record_id: int, execution_id: int, created: datetime, d
         "due": created if due else None,
         "attempts": 0,
     }
+
+
+_INSERT_REFERENCE = Prepared(
+    insert(schema.outbox)
+    .inline()
+    .values({name: bindparam(name) for name in reference(TASK_RESULT, 0, 0, schema.outbox.c.created)})
+)
 
 
 def _write_fields(record: SqlRecord, fields: dict[str, Any]) -> None:

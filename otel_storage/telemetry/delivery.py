@@ -35,6 +35,12 @@ POLL_INTERVAL = 5.0
 GATHER_INTERVAL = 0.5
 """Seconds from a change of state to its sending, in which others gather."""
 
+BUSY = 256
+"""So many changes in that time keep the process busy: what is sent beside them takes its time from them."""
+
+LONGEST_GATHERING = 3.0
+"""Seconds from a change to its sending in a process that is busy, unless a flush asks."""
+
 _MOST_CAUSES = 100
 
 COUNTING = 0.05
@@ -308,6 +314,7 @@ class _Signal:
         self.is_closed = False
         self.is_drained = False
         self._closed_at = 0.0
+        self._changes = 0
         self._is_awake = threading.Event()
         self._is_urgent = threading.Event()
         self._completion = threading.Condition()
@@ -318,6 +325,8 @@ class _Signal:
         return self.is_closed and time.monotonic() > self._closed_at + EXIT_TIMEOUT
 
     def wake(self) -> None:
+        # Threads may do it side by side: that one is missed does not matter.
+        self._changes += 1
         self._is_awake.set()
 
     def wait(self, pause: float) -> None:
@@ -328,9 +337,18 @@ class _Signal:
         if pause:
             self._is_urgent.wait(pause)
         elif self._is_awake.wait(POLL_INTERVAL):
-            self._is_urgent.wait(GATHER_INTERVAL)
+            self._gather()
         self._is_awake.clear()
         self._is_urgent.clear()
+
+    def _gather(self) -> None:
+        """Wait while there are many changes, but not for long: one interpreter does both them and the sending."""
+        deadline = time.monotonic() + LONGEST_GATHERING
+        while True:
+            before = self._changes
+            is_urgent = self._is_urgent.wait(GATHER_INTERVAL)
+            if is_urgent or self._changes - before < BUSY or time.monotonic() >= deadline:
+                return
 
     def close(self) -> None:
         self._closed_at = time.monotonic()

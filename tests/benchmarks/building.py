@@ -1,13 +1,15 @@
 """Building a run, beside SQLAlchemy Core's bulk insert of the same rows and the host's ORM storage.
 
 ``python -m tests.benchmarks.building [--url URL]``, in a checkout; ``--url`` names a PostgreSQL or MariaDB whose user
-may create databases. The target is twice Core's time.
+may create databases.
 """
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -17,11 +19,23 @@ from sqlalchemy import Connection, insert, select
 from otel_storage import OtelPipelineStorage, SqlPipelineStorage
 from otel_storage.sql import schema
 from otel_storage.testing.pipelines import Runner
-from tests.benchmarks.measuring import Databases, Host, NullReporter, Prepared, best_of, databases, print_ratios
+from tests.benchmarks.figures import Figure, Scale
+from tests.benchmarks.measuring import (
+    Databases,
+    Host,
+    NullReporter,
+    Prepared,
+    best_of,
+    databases,
+    medians_of,
+    print_ratios,
+)
 
 Timed = tuple[Callable[[], object], Callable[[], object]]
 
 CORE = "SQLAlchemy Core, bulk insert"
+OTEL = "OtelPipelineStorage"
+ORM = "the host's ORM storage"
 
 SHAPES = {"1 x 1 x 10 000": (1, 1, 10_000), "100 x 10 x 10": (100, 10, 10)}
 SMALL = {"1 x 1 x 10": (1, 1, 10)}
@@ -51,17 +65,62 @@ def main(url: str | None, repeat: int, as_json: bool, small: bool) -> None:
         print_ratios(f"Building a run on {made.engine}", rows, COLUMNS, as_json)
 
 
+def measure(made: Databases, scale: Scale) -> Iterator[Figure]:
+    """Build runs of 10 000 task results, with telemetry."""
+    host = Host(made.fresh())
+    for run, (per_pipeline, tasks, per_task) in SHAPES.items():
+        # The largest number is what is scaled: the shape stays.
+        sizes = [per_pipeline, tasks, per_task]
+        largest = sizes.index(max(sizes))
+        sizes[largest] = scale.of(sizes[largest])
+        per_pipeline, tasks, per_task = sizes
+        pipeline = host.pipeline(f"Run{per_pipeline}By{tasks}", tasks, per_task, per_pipeline)
+        seconds = medians_of(_quick(made, pipeline), scale.repeat)
+        # Tens of seconds each time, and far apart: fewer of them tell as much.
+        seconds |= medians_of(_slow(host, pipeline), min(scale.repeat, 2))
+        work, engine = f"build {run}", made.engine
+        yield Figure(work, engine, "x the host's ORM storage", seconds[ORM] / seconds[OTEL], at_least=50)
+        yield Figure(
+            work, engine, "times of the Core floor", seconds[OTEL] / seconds[CORE], at_most=1.5, is_guarded=True
+        )
+        yield Figure(work, engine, "s", seconds[OTEL])
+        records = 1 + per_pipeline * (1 + tasks * (1 + per_task))
+        most, left = _memory(made, pipeline)
+        yield Figure(work, engine, "KB a record, at most", most / records / 1024, at_most=3, is_guarded=True)
+        yield Figure(work, engine, "KB a record, left behind", left / records / 1024)
+
+
+def _memory(made: Databases, pipeline: Any) -> tuple[int, int]:
+    """The bytes that a build takes at most, and those that it leaves behind while its execution is held."""
+    with closing(_otel(made)) as storage:
+        # What is made once is no part of it.
+        storage.build_pipeline_execution(pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1})
+        gc.collect()
+        tracemalloc.start()
+        try:
+            execution = storage.build_pipeline_execution(
+                pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1}
+            )
+            _, most = tracemalloc.get_traced_memory()
+            gc.collect()
+            left, _ = tracemalloc.get_traced_memory()
+            del execution
+        finally:
+            tracemalloc.stop()
+    return most, left
+
+
 def _quick(made: Databases, pipeline: Any) -> dict[str, Prepared]:
     """Those that are compared by tenths: run more often, in turns."""
     return {
         CORE: lambda: _core(made, pipeline),
         "SqlPipelineStorage": lambda: _builder(_sql(made), pipeline),
-        "OtelPipelineStorage": lambda: _builder(_otel(made), pipeline),
+        OTEL: lambda: _builder(_otel(made), pipeline),
     }
 
 
 def _slow(host: Host, pipeline: Any) -> dict[str, Prepared]:
-    return {"the host's ORM storage": lambda: _builder(host.storage, pipeline)}
+    return {ORM: lambda: _builder(host.storage, pipeline)}
 
 
 def _builder(storage: Any, pipeline: Any) -> Timed:

@@ -531,6 +531,21 @@ class TestGivenEngine:
             if engine.dialect.name == "sqlite":
                 assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
+    def test_that_commits_each_statement(self, engine: Engine) -> None:
+        """Of an engine that is set to AUTOCOMMIT too, a write that fails leaves nothing behind."""
+        storage = SqlPipelineStorage(engine=engine.execution_options(isolation_level="AUTOCOMMIT"))
+        storage.upgrade()
+
+        def work(connection: Connection) -> None:
+            connection.execute(insert(schema.pipeline_execution), execution_row("run"))
+            raise LookupError("the work's own")
+
+        with pytest.raises(LookupError, match="the work's own"):
+            storage.database.write(work)
+        build(storage, "other")
+
+        assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["other"]
+
     def test_own_engine_is_disposed(self, sqlite_url: str) -> None:
         """The engine that a storage made for itself is, and the storage can be used again."""
         storage = SqlPipelineStorage(sqlite_url)

@@ -319,8 +319,8 @@ def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: py
     transaction = type(database)._transaction
     lost: list[int] = []
 
-    def loses_every_other_answer(self: Any, work: Any) -> Any:
-        result = transaction(self, work)
+    def loses_every_other_answer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = transaction(self, *args, **kwargs)
         lost.append(1)
         if len(lost) % 2:
             raise DBAPIError(

@@ -588,7 +588,8 @@ def test_a_run_does_not_wait_for_a_lock(engine: str, request: pytest.FixtureRequ
             storage = open_storage(outbox_url=url)
         execution = build(storage, Task("extract"))
         [result] = task_results(execution)
-        with tables.database.engine.begin() as other:
+        locking = tables.database.engine.execution_options(isolation_level="READ COMMITTED")
+        with locking.begin() as other:
             other.execute(select(schema.task_result.c.id).with_for_update())
             # Held until the block ends: without a limit the report would never return.
             result.report_status_change(RecordingReporter(), RUNNING, propagate=False)

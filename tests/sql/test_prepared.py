@@ -1,0 +1,79 @@
+"""Statements that are compiled once for an engine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, bindparam, create_engine, insert, select, update
+
+from otel_storage import PipelineTaskStatus
+from otel_storage.results.exceptions import InvalidInput
+from otel_storage.sql.prepared import Prepared
+from otel_storage.sql.types import Status, UtcDateTime
+
+table = Table(
+    "record", MetaData(), Column("id", Integer, primary_key=True), Column("status", Status), Column("at", UtcDateTime)
+)
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+INSERT = Prepared(insert(table).inline().values({name: bindparam(name) for name in ("id", "status", "at")}))
+FINISH = Prepared(
+    update(table)
+    .where(table.c.id == bindparam("record_id"))
+    .values(status=PipelineTaskStatus.DONE, at=bindparam("now"))
+)
+
+
+def rows(connection: Connection) -> list[tuple[int, PipelineTaskStatus, datetime | None]]:
+    """What is stored, as SQLAlchemy reads it."""
+    return [(row.id, row.status, row.at) for row in connection.execute(select(table).order_by(table.c.id))]
+
+
+def test_values_are_stored_as_sqlalchemy_stores_them(tmp_path: Path) -> None:
+    """One row or many: constants and parameters go through their columns' types."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'runs.db'}")
+    with engine.begin() as connection:
+        table.create(connection)
+        later = NOON.replace(hour=13)
+        INSERT.execute(connection, {"id": 1, "status": PipelineTaskStatus.PENDING, "at": NOON})
+        INSERT.execute(
+            connection,
+            [
+                {"id": 2, "status": PipelineTaskStatus.RUNNING, "at": NOON},
+                {"id": 3, "status": PipelineTaskStatus.RUNNING, "at": later},
+                {"id": 4, "status": PipelineTaskStatus.PENDING, "at": None},
+            ],
+        )
+        assert FINISH.execute(connection, {"record_id": 1, "now": later}).rowcount == 1
+        assert FINISH.execute(connection, {"record_id": 9, "now": later}).rowcount == 0
+        assert rows(connection) == [
+            (1, PipelineTaskStatus.DONE, later),
+            (2, PipelineTaskStatus.RUNNING, NOON),
+            (3, PipelineTaskStatus.RUNNING, later),
+            (4, PipelineTaskStatus.PENDING, None),
+        ]
+    engine.dispose()
+
+
+def test_what_a_type_refuses_is_refused(tmp_path: Path) -> None:
+    """A naive time does not reach the database."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'runs.db'}")
+    with engine.begin() as connection:
+        table.create(connection)
+        values = {"id": 1, "status": PipelineTaskStatus.PENDING, "at": NOON.replace(tzinfo=None)}
+        with pytest.raises(InvalidInput, match="no time zone"):
+            INSERT.execute(connection, values)
+    engine.dispose()
+
+
+def test_tables_in_another_schema(tmp_path: Path) -> None:
+    """An engine of the user's that keeps the tables in a schema of its own is followed there."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'runs.db'}", execution_options={"schema_translate_map": {None: "b"}})
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"ATTACH '{tmp_path / 'other.db'}' AS b")
+        table.create(connection)
+        INSERT.execute(connection, [{"id": 1, "status": PipelineTaskStatus.PENDING, "at": NOON}])
+        FINISH.execute(connection, {"record_id": 1, "now": NOON})
+        assert connection.exec_driver_sql("SELECT id, status FROM b.record").all() == [(1, "DONE")]
+    engine.dispose()
