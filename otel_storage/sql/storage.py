@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _CLOCKS_DIFFER = timedelta(hours=1)
 """By how much those of the hosts that build runs may differ."""
+_SOME_OLDER = 100
 _MANY_UNCOUNTED = 1000
 """With fewer finished runs that are in no total the digest is quick, and leaves counting to those who send spans."""
 
@@ -156,11 +157,13 @@ class SqlPipelineStorage(PipelineStorage):
         if pipeline_id is not None:
             conditions.append(table.c.pipeline_id == pipeline_id)
         if since is not None:
-            # The ids of what is older are not looked through: they grow with the time, but for the clocks' differences.
+            # What is older is not looked through. Ids grow with the time, but for hosts' clocks and transactions that
+            # take long: so by the least id of many that are surely older, of which some were built when they say.
             surely_older = since - min(_CLOCKS_DIFFER, since - datetime.min.replace(tzinfo=UTC))
             older = select(table.c.id).where(table.c.created < surely_older)
-            older = older.order_by(table.c.created.desc()).limit(1)
-            conditions += [table.c.created >= since, table.c.id > func.coalesce(older.scalar_subquery(), 0)]
+            some = older.order_by(table.c.created.desc()).limit(_SOME_OLDER).subquery()
+            least = select(func.min(some.c.id)).scalar_subquery()
+            conditions += [table.c.created >= since, table.c.id > func.coalesce(least, 0)]
         if before_id is not None:
             conditions.append(table.c.id < before_id)
         if wanted := list(dict.fromkeys(statuses)):

@@ -404,3 +404,14 @@ def test_age_is_repeated_as_a_time(runs: Runs, sqlite_url: str, invoke: Invoke) 
     told = invoke("runs", "--url", sqlite_url, "--limit", "1", "--since", "1h").stderr
     assert "1h" not in told
     assert "--since" in told
+
+
+def test_since_with_a_clock_that_is_wrong(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
+    """A run that a host with a slow clock built hides none of those that were built before it."""
+    runs.build("long ago")
+    runs.clock.advance((clock.now() - START).total_seconds() - 3600)
+    runs.build("an hour ago")
+    runs.clock.advance(-400 * 86400)
+    runs.build("slow clock")
+
+    assert listed(invoke("runs", "--url", sqlite_url, "--json", "--since", "2h").stdout) == ["an hour ago"]
