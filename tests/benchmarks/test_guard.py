@@ -12,7 +12,8 @@ pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.benchmark
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_nothing_is_slower_than_recorded(engine: str) -> None:
     """No ratio is half as good as recorded, and no count is greater, in three attempts.

@@ -91,14 +91,16 @@ def measure(made: Databases, scale: Scale) -> Iterator[Figure]:
         )
     for name, where in ((ELSEWHERE, "sender elsewhere"), (THREAD, "sender thread")):
         ratio = seconds[ORM] / seconds[name]
-        yield Figure(EAGER, engine, f"x the host's ORM storage, {where}", ratio, at_least.get(name), is_guarded=True)
+        # Not guarded: how long a commit of the host's takes is the disk's affair, and another machine's another.
+        yield Figure(EAGER, engine, f"x the host's ORM storage, {where}", ratio, at_least.get(name))
     ours = seconds[ELSEWHERE]
     yield Figure(EAGER, engine, "times of the Core floor", ours / seconds[CORE], at_most=1.3, is_guarded=True)
     yield Figure(EAGER, engine, "times of the bare driver", ours / seconds[DRIVER])
     yield Figure(EAGER, engine, "changes a second, sender elsewhere", 2 * tasks / ours)
     for name, where, most in ((ELSEWHERE, "sender elsewhere", 1.15), (THREAD, "sender thread", 1.5)):
         share = seconds[name] / seconds[SQL]
-        yield Figure("telemetry's share", engine, f"x without, {where}", share, at_most=most, is_guarded=True)
+        is_guarded = name == ELSEWHERE
+        yield Figure("telemetry's share", engine, f"x without, {where}", share, at_most=most, is_guarded=is_guarded)
     share = whole[THREAD] / whole[SQL]
     yield Figure("telemetry's share", engine, "x without, until all of 5 000 spans is acknowledged", share)
     share = seconds[DRIVER] / seconds[DRIVER_ALONE]
@@ -117,7 +119,7 @@ def _celery(host: Host, made: Databases, scale: Scale, at_least: float | None) -
         scale.repeat,
     )
     ratio = seconds[ORM] / seconds[ELSEWHERE]
-    yield Figure(CELERY, engine, "x the host's ORM storage", ratio, at_least, is_guarded=True)
+    yield Figure(CELERY, engine, "x the host's ORM storage", ratio, at_least)
     yield Figure(CELERY, engine, "changes a second", 2 * scale.of(1000) / seconds[ELSEWHERE])
     look_up, change = _statements(made, pipeline)
     yield Figure(CELERY, engine, "statements a look-up", look_up, is_guarded=True)
