@@ -1,21 +1,13 @@
-"""The seconds between two times, which every engine has another way to tell."""
+"""The microseconds between two times, which every engine has another way to tell."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Float
+from sqlalchemy import BigInteger
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-
-
-class seconds_between(FunctionElement[float]):
-    """The seconds from one time to another, NULL where one is missing."""
-
-    type = Float()
-    inherit_cache = True
-    name = "seconds_between"
 
 
 class microseconds_between(FunctionElement[int]):
@@ -27,42 +19,21 @@ class microseconds_between(FunctionElement[int]):
 
 
 @compiles(microseconds_between, "postgresql")
-def _postgresql_microseconds(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
+def _postgresql(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
     start, end = (compiler.process(clause, **options) for clause in element.clauses)
     return f"CAST(EXTRACT(EPOCH FROM ({end} - {start})) * 1000000 AS BIGINT)"
 
 
 @compiles(microseconds_between, "mysql")
 @compiles(microseconds_between, "mariadb")
-def _mariadb_microseconds(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
+def _mariadb(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
     start, end = (compiler.process(clause, **options) for clause in element.clauses)
     return f"TIMESTAMPDIFF(MICROSECOND, {start}, {end})"
 
 
 @compiles(microseconds_between, "sqlite")
-def _sqlite_microseconds(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
-    start, end = (compiler.process(clause, **options) for clause in element.clauses)
-    seconds = f"(strftime('%s', {end}) - strftime('%s', {start}))"
-    return f"({seconds} * 1000000 + (substr({end}, 21, 6) - substr({start}, 21, 6)))"
-
-
-@compiles(seconds_between, "postgresql")
-def _postgresql(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
-    start, end = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"EXTRACT(EPOCH FROM ({end} - {start}))"
-
-
-@compiles(seconds_between, "mysql")
-@compiles(seconds_between, "mariadb")
-def _mariadb(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
-    # By 1e6, a double: a quotient of integers has four decimals.
-    start, end = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"(TIMESTAMPDIFF(MICROSECOND, {start}, {end}) / 1e6)"
-
-
-@compiles(seconds_between, "sqlite")
-def _sqlite(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
+def _sqlite(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
     # A julianday loses microseconds; the stored text has them at position 21 ("YYYY-MM-DD HH:MM:SS.ffffff").
     start, end = (compiler.process(clause, **options) for clause in element.clauses)
     seconds = f"(strftime('%s', {end}) - strftime('%s', {start}))"
-    return f"({seconds} + (substr({end}, 21, 6) - substr({start}, 21, 6)) / 1000000.0)"
+    return f"({seconds} * 1000000 + (substr({end}, 21, 6) - substr({start}, 21, 6)))"

@@ -17,7 +17,7 @@ from otel_storage import OtelPipelineStorage, PipelineTaskStatus
 from otel_storage.results.exceptions import ConfigurationError, InvalidInput, RunExists
 from otel_storage.results.outbox import Settling
 from otel_storage.sql import schema
-from otel_storage.sql.durations import seconds_between
+from otel_storage.sql.durations import microseconds_between
 from otel_storage.sql.engine import Database
 from otel_storage.sql.mariadb import unless_done
 from otel_storage.sql.storage import SqlPipelineStorage
@@ -181,11 +181,11 @@ class TestValues:
         storage.database.write(lambda connection: connection.execute(insert(table), rows))
 
         with storage.database.read() as connection:
-            between = seconds_between(table.c.started, table.c.completed)
-            seconds = connection.execute(select(between).order_by(table.c.id)).scalars().all()
+            between = microseconds_between(table.c.started, table.c.completed)
+            found = connection.execute(select(between).order_by(table.c.id)).scalars().all()
 
         assert [execution.started for execution in storage.get_pipeline_executions()] == [rows[0]["started"]] * 2
-        assert seconds == pytest.approx([40 * 86_400 + 3e-6, 40 * 86_400 + 5e-6], abs=1e-9)
+        assert found == [40 * 86_400_000_000 + 3, 40 * 86_400_000_000 + 5]
         average = storage.get_pipeline_digest()["shop.Orders"].average_runtime
         assert average == timedelta(days=40, microseconds=4)
 
