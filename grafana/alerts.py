@@ -343,13 +343,14 @@ def alerts(overdue: Mapping[str, str] = limits.OVERDUE) -> list[Alert]:
             name="TelemetryNoSender",
             expr=(
                 'max by (job) (otel_storage_senders{otel_storage_sender_watching="true"}) == 0\n'
-                f"and {_outbox(WAITING_STATES)} > 0"
+                # Of the processes that run pipelines each sends its own: something is due at any moment there.
+                f"and max by (job) (otel_storage_outbox_oldest_age_seconds) > {seconds(limits.NO_SENDER)}"
             ),
             severity=CRITICAL,
-            wait=limits.NO_SENDER,
+            wait="1m",
             group="otel-storage-telemetry",
             summary="Spans wait, and no sender watches",
-            description=f"For {limits.NO_SENDER}. A process that runs pipelines may send too, while it lives.",
+            description=f"For over {limits.NO_SENDER}. A process that runs pipelines may send too, while it lives.",
             runbook="Start `otel-storage deliver --watch`, and keep it running.",
             when_empty="nothing waits",
         ),

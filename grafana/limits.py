@@ -41,7 +41,8 @@ OVERDUE: dict[str, str] = {}
 WAITING = "15m"
 """How long a run may wait for its start."""
 ABANDONED = "1d"
-"""One that waits for longer never will: no alert goes on about it for ever."""
+"""One that waits for longer never will: no alert goes on about it for ever. The metric has the same limit, so that
+such a run hides no other."""
 IDLE = "30m"
 """How long a run may be RUNNING while no task of its pipeline is."""
 TASK_RUNNING = "6h"
@@ -53,7 +54,7 @@ BACKLOG_ENTRIES = 1000
 """A backlog that grows is told of from this size on."""
 BACKLOG_WINDOW = "15m"
 NO_SENDER = "5m"
-"""How long spans may wait while no sender watches."""
+"""How long a span may wait while no sender watches."""
 
 DROPPED_WINDOW = "10m"
 """How long after the collector dropped spans its alert goes on firing."""

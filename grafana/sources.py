@@ -74,7 +74,8 @@ def data_sources() -> dict[str, Any]:
                 "access": "proxy",
                 "orgId": 1,
                 "url": "$OTEL_STORAGE_PROMETHEUS_URL",
-                "isDefault": True,
+                # A Grafana that has a default of its own would not start.
+                "isDefault": False,
                 "editable": False,
                 "jsonData": {
                     "httpMethod": "POST",
@@ -153,7 +154,10 @@ def contact_points() -> dict[str, Any]:
 
 
 def policies() -> dict[str, Any]:
-    """One notification for what fails in one pipeline; what is only information is told of once a day."""
+    """One notification for what fails in one pipeline; what is only information is told of once a day.
+
+    They take the place of all policies that a Grafana has.
+    """
     return {
         "apiVersion": 1,
         "policies": [

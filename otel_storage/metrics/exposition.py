@@ -288,7 +288,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer: tuple[bytes, str] | None = None
         with self.server.troubles.told() as told:
             rendered = render(self.server.reader.read(), self.headers.get("Accept", ""))
-            self.server.reader.shown()
+            # Who asks for the headers alone sees no zero.
+            if self.command != "HEAD":
+                self.server.reader.shown()
             answer = rendered
         if answer is None:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, told[0] + "\n")

@@ -157,7 +157,8 @@ RUN_OLDEST_AGE = Family(
     "otel_storage.run.oldest_age",
     "s",
     Kind.GAUGE,
-    "How long the oldest unfinished run has been in its state; 0 if there is none.",
+    "How long the oldest unfinished run has been in its state; 0 if there is none. One that has waited for more than a "
+    "day for its start counts where no younger one waits.",
     (CICD_PIPELINE_NAME, CICD_PIPELINE_RUN_STATE),
 )
 TASK_OLDEST_AGE = Family(

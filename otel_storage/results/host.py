@@ -35,8 +35,10 @@ def load(module: str) -> Any:
 def django_is_configured() -> bool:
     """Whether DJANGO_SETTINGS_MODULE is set or Django's settings were configured by code."""
     conf = sys.modules.get("django.conf")
+    # Another thread may be importing it.
+    settings = getattr(conf, "settings", None)
     # In this order: every time that a record gives asks, and the environment is slow to say.
-    return bool((conf is not None and conf.settings.configured) or os.environ.get("DJANGO_SETTINGS_MODULE"))
+    return bool((settings is not None and settings.configured) or os.environ.get("DJANGO_SETTINGS_MODULE"))
 
 
 def django_settings() -> Any:
@@ -92,8 +94,7 @@ def present(moment: datetime | None) -> datetime | None:
 
     The host's pages subtract such times from a naive now.
     """
-    conf = sys.modules.get("django.conf")
-    if moment is None or conf is None or not django_is_configured() or conf.settings.USE_TZ:
+    if moment is None or "django.conf" not in sys.modules or not django_is_configured() or django_settings().USE_TZ:
         return moment
     timezone = import_module("django.utils.timezone")
     return moment.astimezone(timezone.get_default_timezone()).replace(tzinfo=None)

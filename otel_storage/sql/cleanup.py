@@ -54,8 +54,9 @@ def _additions(connection: Connection, runs: Sequence[Any]) -> totals.Additions:
         totals.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
     results = schema.task_result
     condition = and_(totals.is_uncounted(results), results.c.execution_id.in_([run.id for run in runs]))
-    # Those that are being counted just now are waited for.
-    locked = select(results.c.id).where(condition).order_by(results.c.id).with_for_update()
+    # Those that are being counted just now are waited for, and those that are not final stay so.
+    of_runs = and_(results.c.counted.is_(None), results.c.execution_id.in_([run.id for run in runs]))
+    locked = select(results.c.id).where(of_runs).order_by(results.c.id).with_for_update()
     if connection.execute(locked).first() is not None:
         totals.tally(connection, results, condition, additions)
     for run in runs:

@@ -104,6 +104,8 @@ class Database:
             self._options = _resolve(url), durable, patience
             engine = _create_engine(*self._options)
         self.engine = engine
+        self._commits_each = self._owned and _commits_each(engine.url)
+        """Whether a statement on a connection is a transaction by itself, unless we begin one."""
         self._attempts = ATTEMPTS if patience is None else 1
         self._has_connected = False
         self._is_file = _is_file(engine.url)
@@ -286,7 +288,7 @@ class Database:
         self, work: Callable[[Connection], Result], is_one_statement: bool, *, is_tried: bool = False
     ) -> Result:
         with self._connect(is_tried=is_tried) as connection:
-            if is_one_statement and (self.dialect == "postgresql" or (self.dialect == "sqlite" and self._owned)):
+            if is_one_statement and (self.dialect == "postgresql" or self._commits_each):
                 return work(self._autocommitting(connection))
             with self._begun(connection) as connection:
                 return work(connection)
@@ -299,7 +301,7 @@ class Database:
             connection = connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
             # Not by an event, which every statement of the engine would pay for.
-            if self.dialect in _BEGIN and (self._owned or not _begins(connection)):
+            if self.dialect in _BEGIN and (self._commits_each or not _begins(connection)):
                 connection.exec_driver_sql(_BEGIN[self.dialect])
             elif self.dialect == "sqlite" and self._schema_checked:
                 # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
@@ -312,7 +314,9 @@ class Database:
         Ours to SQLite and PostgreSQL are so. On MariaDB's a transaction costs none but its end, and as they are READ
         COMMITTED, a query sees what is committed.
         """
-        return connection if self._owned else connection.execution_options(isolation_level="AUTOCOMMIT")
+        if self._commits_each or (self.is_mariadb and self._owned):
+            return connection
+        return connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def _connect(self, *, is_tried: bool = False) -> Iterator[Connection]:
@@ -327,14 +331,16 @@ class Database:
 
     def _open(self, is_tried: bool) -> Connection:
         connection = self.engine.connect()
+        if self.dialect == "sqlite":
+            return connection
+        is_new = _is_new(connection)
         # What a given engine does is its own; but the isolation of a transaction is set outside of what is tried again.
         is_asked = not is_tried if self._owned else self.is_mariadb
-        if self.dialect == "sqlite" or not is_asked:
-            return connection
         # What is not run again must not be the one to find that the server was restarted: of those that were open then
         # each is closed here.
-        while not (_is_new(connection) or _is_alive(connection)):
+        while is_asked and not (is_new or _is_alive(connection)):
             connection = self.engine.connect()
+            is_new = _is_new(connection)
         return connection
 
     @contextmanager
@@ -464,6 +470,12 @@ def _is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and not in_memory
 
 
+def _commits_each(url: URL) -> bool:
+    """Whether our connections to it are such that each statement is a transaction by itself."""
+    # Other drivers of PostgreSQL do not commit what they have not begun.
+    return url.get_backend_name() == "sqlite" or url.get_driver_name() == "psycopg"
+
+
 def _create_engine(url: URL, durable: bool, patience: float | None) -> Engine:
     # Statements' parameters hold input data, which does not belong in an error or a log.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -479,8 +491,9 @@ def _create_engine(url: URL, durable: bool, patience: float | None) -> Engine:
             options["isolation_level"] = "READ COMMITTED"
         elif backend == "postgresql":
             options["connect_args"] = _postgresql_arguments(url, patience)
-            # A statement is a transaction by itself, at no round trip more; one of several is begun by us.
-            options["isolation_level"] = "AUTOCOMMIT"
+            if _commits_each(url):
+                # A statement is a transaction by itself, at no round trip more; one of several is begun by us.
+                options["isolation_level"] = "AUTOCOMMIT"
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError:

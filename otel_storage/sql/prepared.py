@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, CursorResult, Dialect, UpdateBase
+from sqlalchemy import Connection, CursorResult, Dialect, Engine, UpdateBase
 
 
 class Prepared:
@@ -22,7 +22,8 @@ class Prepared:
 
     def __init__(self, statement: UpdateBase) -> None:
         self._statement = statement
-        self._texts: WeakKeyDictionary[Dialect, _Text] = WeakKeyDictionary()
+        # By engine: a text holds its dialect, which would be kept for ever by it.
+        self._texts: WeakKeyDictionary[Engine, _Text] = WeakKeyDictionary()
 
     def execute(
         self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -34,9 +35,9 @@ class Prepared:
             # Of an engine of the user's: one whose driver is slow at many rows, so that SQLAlchemy puts them together,
             # or one that keeps the tables in another schema, whose name is filled in for each execution.
             return connection.execute(self._statement, values)
-        text = self._texts.get(dialect)
+        text = self._texts.get(connection.engine)
         if text is None:
-            text = self._texts[dialect] = _Text(self._statement, dialect)
+            text = self._texts[connection.engine] = _Text(self._statement, dialect)
         if isinstance(values, Mapping):
             return connection.exec_driver_sql(text.sql, text.parameters(values))
         return connection.exec_driver_sql(text.sql, text.parameters_of_many(values))
@@ -50,13 +51,13 @@ class _Text:
         self.sql: str = compiled.string
         self._order: Sequence[str] | None = compiled.positiontup
         self._constants: dict[str, Any] = {}
-        self._processors: list[tuple[str, Callable[[Any], Any]]] = []
+        self._processors: dict[str, Callable[[Any], Any]] = {}
         for bind, name in compiled.bind_names.items():
             processor = bind.type.dialect_impl(dialect).bind_processor(dialect)
             if not bind.required:
                 self._constants[name] = bind.value if processor is None else processor(bind.value)
             elif processor is not None:
-                self._processors.append((name, processor))
+                self._processors[name] = processor
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | tuple[Any, ...]:
         """The values as the driver takes them."""
@@ -71,7 +72,7 @@ class _Text:
         self, turned: dict[str, tuple[Any, Any]], values: Mapping[str, Any]
     ) -> dict[str, Any] | tuple[Any, ...]:
         bound = {**self._constants, **values}
-        for name, process in self._processors:
+        for name, process in self._processors.items():
             value = bound[name]
             known = turned.get(name)
             if known is None or known[0] is not value:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, OUTCOMES, outcome
@@ -52,6 +52,9 @@ _LOOK_SHARE = 20
 """How many times as long as a longer look took it serves."""
 
 _LONGEST_KEPT = 30.0
+
+GIVEN_UP = timedelta(days=1)
+"""A run that has waited longer for its start never starts: it hides no younger one that waits."""
 
 _SEEN_LATELY = timedelta(minutes=5)
 _RUNS_READ = 10_000
@@ -170,7 +173,7 @@ class SqlTotals:
         now = self._clock()
         with self._database.read() as connection:
             rows = connection.execute(select(_total).order_by(_total.c.id)).all()
-            active = [*_active_runs(connection), *_running_results(connection)]
+            active = [*_active_runs(connection, now), *_running_results(connection)]
             sending = _sending(connection, now)
         withheld = {row.id for row in rows if as_shown and (row.shown is None or now < row.shown + SHOWN_FOR)}
         return Figures(
@@ -485,13 +488,15 @@ def _histograms(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(stored["execution"]), tuple(stored["queue"])
 
 
-def _active_runs(connection: Connection) -> Iterable[Active]:
+def _active_runs(connection: Connection, now: datetime) -> Iterable[Active]:
+    waiting = case((_run.c.created > now - GIVEN_UP, _run.c.created))
     statement = (
         select(
             _run.c.pipeline_id,
             _run.c.status,
             func.count().label("number"),
             func.min(_run.c.created).label("created"),
+            func.min(waiting).label("waiting"),
             func.min(_run.c.started).label("started"),
             func.max(_run.c.started).label("last_started"),
         )
@@ -505,7 +510,7 @@ def _active_runs(connection: Connection) -> Iterable[Active]:
             pipeline_task="",
             status=row.status,
             count=row.number,
-            oldest=(row.started if is_running else None) or row.created,
+            oldest=(row.started if is_running else row.waiting) or row.created,
             last_started=row.last_started,
         )
 

@@ -156,7 +156,8 @@ class Sender:
         """Whether the endpoint was last seen to take some spans and not others: a request that fails is split then."""
         self._failures = 0
         """How many claims in a row the endpoint has accepted nothing of."""
-        self._is_newest_next = False
+        self._is_newest_next: set[str] = set()
+        """Of which kinds the next claim is of the newest, while requests fail."""
 
     def send_due(
         self,
@@ -241,20 +242,24 @@ class Sender:
 
     def _claim_task_results(self, due_by: datetime) -> Claims:
         limit = MAX_SPANS if self._is_accepting else PROBE_SPANS
-        return self._outbox.claim_task_results(limit, self._rules.lease, due_by, newest_first=self._takes_newest())
+        newest_first = self._takes_newest("TaskResult")
+        return self._outbox.claim_task_results(limit, self._rules.lease, due_by, newest_first=newest_first)
 
     def _claim_runs(self, due_by: datetime) -> Claims:
         limit = MAX_RUNS if self._is_accepting else 1
-        rules, newest_first = self._rules, self._takes_newest()
+        rules, newest_first = self._rules, self._takes_newest("PipelineExecution")
         return self._outbox.claim_runs(limit, rules.lease, rules.settling, due_by, newest_first=newest_first)
 
-    def _takes_newest(self) -> bool:
-        """Whether the next claim is of the newest: while requests fail, of these and of the oldest by turns.
+    def _takes_newest(self, kind: str) -> bool:
+        """Whether the next claim is of the newest of the kind: while requests fail, of these and the oldest by turns.
 
         What is never taken comes back, and would fill one end.
         """
-        takes_newest = self._is_newest_next and not self._is_accepting
-        self._is_newest_next = not takes_newest
+        takes_newest = kind in self._is_newest_next and not self._is_accepting
+        if takes_newest:
+            self._is_newest_next.discard(kind)
+        else:
+            self._is_newest_next.add(kind)
         return takes_newest
 
     def _units(self, claims: Claims, round_: _Round) -> Iterator[_Unit]:

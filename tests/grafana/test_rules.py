@@ -108,6 +108,7 @@ BREAKS: list[tuple[str, Callable[[str], str]]] = [
     ("PipelineRunWaiting", lambda expr: expr.partition(" < ")[0]),
     ("TelemetryBacklogGrowing", lambda expr: expr.partition("\nand")[0]),
     ("TelemetryNoSender", lambda expr: expr.partition("\nand")[0]),
+    ("TelemetryNoSender", lambda expr: expr.replace(" > 300", " > 0")),
     ("OtelStorageMetricsMissing", lambda expr: expr.partition("\nor")[0]),
     ("OtelStorageMetricsMissing", lambda expr: expr.partition("on ()\n")[2]),
 ]

@@ -190,6 +190,9 @@ def test_zero_is_scraped_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     failures = 'otel_storage_runs_total{cicd_pipeline_name="shop.Orders",otel_storage_status="RUNTIME_ERROR"}'
     with serving(site.reader(as_shown=True), "127.0.0.1", 0) as server:
         site.run(Status.RUNTIME_ERROR)
+        # Headers alone show nothing.
+        assert get(server, method="HEAD")[0] == 200
+        site.clock.advance(11)
         assert f"{failures} 0.0" in get(server)[1]
         site.clock.advance(9.9)
         assert f"{failures} 0.0" in get(server)[1]

@@ -192,7 +192,7 @@ class TestUrl:
         assert said == f"there is no database dialect {scheme!r}; use sqlite, postgresql+psycopg or mariadb+pymysql"
 
     @pytest.mark.parametrize(
-        ("scheme", "module"), [("postgresql+psycopg2", "psycopg2"), ("mariadb+mariadbconnector", "mariadb")]
+        ("scheme", "module"), [("postgresql+pg8000", "pg8000"), ("mariadb+mariadbconnector", "mariadb")]
     )
     def test_missing_driver(self, scheme: str, module: str) -> None:
         """A driver that is not installed is named."""
@@ -597,6 +597,21 @@ def test_writes_are_one_transaction(storage: SqlPipelineStorage) -> None:
     assert storage.get_pipeline_execution("run") is None
 
 
+def test_another_driver_of_postgresql(postgresql_url: str) -> None:
+    """What is built and reported through a driver that begins transactions by itself is committed: others see it."""
+    url = make_url(postgresql_url).set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    with closing(SqlPipelineStorage(url)) as storage, closing(SqlPipelineStorage(postgresql_url)) as other:
+        storage.upgrade()
+        build(storage, "run")
+        [result] = storage.get_task_results("run")
+        for status in (PipelineTaskStatus.RUNNING, PipelineTaskStatus.DONE):
+            result.report_status_change(RecordingReporter(), status)
+            [seen] = other.get_task_results("run")
+            assert seen.get_status() is status
+        assert [*storage.cleanup()] == ["run"]
+        assert list(other.get_pipeline_executions()) == []
+
+
 def session(connection: Connection) -> int:
     """The server's number of the connection."""
     statement = "SELECT pg_backend_pid()" if connection.dialect.name == "postgresql" else "SELECT CONNECTION_ID()"
@@ -653,6 +668,16 @@ class TestLostConnection:
         assert storage.get_pipeline_execution("first") is not None
         assert terminate() == 1
         build(storage, "second")
+
+        assert {execution.run_id for execution in storage.get_pipeline_executions()} == {"first", "second"}
+
+    def test_a_read_after_a_write_that_connected(
+        self, storage: SqlPipelineStorage, terminate: Callable[[], int]
+    ) -> None:
+        """A connection that a write made anew is lost too: the read after it works."""
+        assert terminate() == 1
+        build(storage, "second")
+        assert terminate() == 1
 
         assert {execution.run_id for execution in storage.get_pipeline_executions()} == {"first", "second"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sqlalchemy import Column, Connection, Integer, MetaData, Table, bindparam, 
 
 from otel_storage import PipelineTaskStatus
 from otel_storage.results.exceptions import InvalidInput
-from otel_storage.sql.prepared import Prepared
+from otel_storage.sql.prepared import Prepared, _Text
 from otel_storage.sql.types import Status, UtcDateTime
 
 table = Table(
@@ -77,3 +78,18 @@ def test_tables_in_another_schema(tmp_path: Path) -> None:
         FINISH.execute(connection, {"record_id": 1, "now": NOON})
         assert connection.exec_driver_sql("SELECT id, status FROM b.record").all() == [(1, "DONE")]
     engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "postgresql+psycopg://"])
+def test_an_engine_that_is_gone_leaves_nothing(url: str) -> None:
+    """Its texts go with it."""
+    gc.collect()
+    before = sum(type(thing) is _Text for thing in gc.get_objects())
+    engine = create_engine(url)
+    FINISH._texts[engine] = _Text(FINISH._statement, engine.dialect)
+    assert sum(type(thing) is _Text for thing in gc.get_objects()) == before + 1
+
+    del engine
+    gc.collect()
+
+    assert sum(type(thing) is _Text for thing in gc.get_objects()) == before

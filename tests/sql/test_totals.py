@@ -298,6 +298,20 @@ def test_what_goes_on(storage: SqlPipelineStorage, clock: ManualClock) -> None:
     }
 
 
+def test_a_run_that_was_given_up_hides_no_other(storage: SqlPipelineStorage, clock: ManualClock) -> None:
+    """The oldest that waits for its start is one of the last day, if there is one."""
+
+    def oldest() -> list[datetime]:
+        return [a.oldest for a in storage.totals.read().active if a.status is Status.PENDING]
+
+    [given_up] = [build(storage).get_created()]
+    clock.advance(totals.GIVEN_UP.total_seconds() + 1)
+    assert oldest() == [given_up]
+    waiting = build(storage).get_created()
+    clock.advance(900)
+    assert oldest() == [waiting]
+
+
 def test_the_last_run_with_a_trace(database_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A total knows the run that ended last, if it has a trace."""
     with closing(OtelPipelineStorage(SqlPipelineStorage(database_url, clock=clock), delivery="external")) as storage:
