@@ -201,7 +201,7 @@ class Commands:
         return None if execution is None else _facts(execution)
 
     def set_times(self, run_id: str, ago: float, lasted: float | None) -> str:
-        """Have the run built and started so many seconds ago, and completed after ``lasted``.
+        """Have the run built and started so many seconds ago, and completed after ``lasted``, or RUNNING without it.
 
         Returns when it has started, as a page prints it.
         """
@@ -209,7 +209,12 @@ class Commands:
 
         started = datetime.now(UTC) - timedelta(seconds=ago)
         completed = None if lasted is None else started + timedelta(seconds=lasted)
-        self._update(run_id, created=started, started=started, completed=completed)
+        values: dict[str, Any] = {"created": started, "started": started, "completed": completed}
+        if completed is None:
+            from otel_storage.results.status import PipelineTaskStatus
+
+            values["status"] = PipelineTaskStatus.RUNNING
+        self._update(run_id, **values)
         return str(formats.localize(timezone.localtime(started), use_l10n=True))
 
     def set_built(self, run_id: str, ago: float) -> None:
@@ -237,7 +242,7 @@ class Commands:
 
         return sorted(set(PipelineLog.objects.values_list("run_id", flat=True)))
 
-    def _update(self, run_id: str, **values: datetime | None) -> None:
+    def _update(self, run_id: str, **values: Any) -> None:
         from sqlalchemy import update
 
         from otel_storage.sql import schema
