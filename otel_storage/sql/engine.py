@@ -108,6 +108,7 @@ class Database:
         """Whether a statement on a connection is a transaction by itself, unless we begin one."""
         self._attempts = ATTEMPTS if patience is None else 1
         self._has_connected = False
+        self._times_renewed = 0
         self._is_file = _is_file(engine.url)
         self._inherited: list[Engine | Pool] = []
         self._schema_checked = False
@@ -197,9 +198,11 @@ class Database:
                     with self._connect() as connection:
                         mariadb.refuse_oversized(error, connection)
             except DatabaseUnavailable as error:
-                # It may be writable by now: the connection was an old one.
-                if attempt > 1 or not _is_not_writable(error.__cause__):
+                # It may be writable by now: the connection was an old one, and SQLite takes no new one for better while
+                # another thread still uses one as old.
+                if attempt > 2 or not _is_not_writable(error.__cause__):
                     raise
+                time.sleep(0.1 * (attempt - 1))
         return self._transaction(work, is_one_statement)
 
     def write_aside(self, statement: Executable) -> int:
@@ -361,13 +364,18 @@ class Database:
             # A host name that is none, a file name with a NUL in it, an option that PyMySQL does not have: no driver
             # turns these into errors of its own.
             raise DatabaseUnavailable(self._unavailable(error)) from error
+        times_renewed = self._times_renewed
         with connection:
             try:
                 yield connection
+                if self._times_renewed != times_renewed:
+                    # It would go back to a pool that is no longer used, and stay open.
+                    connection.invalidate()
             except DBAPIError as error:
                 if _is_not_writable(error):
                     # SQLite opened the file for reading alone, and these connections would stay so.
                     connection.invalidate()
+                    self._times_renewed += 1
                     self.dispose()
                     raise DatabaseUnavailable(self._unavailable(error.orig)) from error
                 if (mend := _mend_of_full_disk(error.orig)) is not None:
