@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 from rich.console import Console
@@ -129,10 +130,7 @@ def counted(storage: Any) -> Iterator[list[str]]:
 @contextmanager
 def databases(url: str | URL | None, shared: Databases | None = None) -> Iterator[Databases]:
     """Fresh databases, removed afterwards; histories are made among the shared ones, and removed with those."""
-    logging.getLogger("otel_storage").setLevel(logging.ERROR)
-    # No collector: what is measured is the run.
-    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
-    with tempfile.TemporaryDirectory() as folder:
+    with _without_collector(), tempfile.TemporaryDirectory() as folder:
         made = Databases(url, Path(folder), shared)
         try:
             yield made
@@ -142,6 +140,19 @@ def databases(url: str | URL | None, shared: Databases | None = None) -> Iterato
             raise
         finally:
             made.drop()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Nothing that listens, and nobody told of it: what is measured is the run."""
+    logger = logging.getLogger("otel_storage")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with mock.patch.dict(os.environ, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def best_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
