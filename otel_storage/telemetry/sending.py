@@ -29,7 +29,10 @@ MAX_RUNS = 64
 """Runs claimed at once: three spans of each at least."""
 
 PROBE_SPANS = 16
-"""References claimed for the first request to an endpoint that has accepted nothing yet, or failed last."""
+"""References claimed for the first request to an endpoint that has accepted nothing yet, or failed last.
+
+What is built for one that is down is built in vain; and all of them can be searched for spans that are never taken.
+"""
 
 MAX_DELAY = timedelta(minutes=1)
 """The longest wait between two attempts."""
@@ -42,6 +45,12 @@ _DECLINED_ATTEMPTS = 6
 
 SUSPICIOUS_ATTEMPTS = 4
 """After so many failures the spans themselves are suspected, and a failing request is split."""
+
+PROBES = 2
+"""Spans that are sent by themselves after a request has failed, to see whether the endpoint takes any."""
+
+PROBES_AMONG_DECLINED = 8
+"""As many where it is known to take some and not others: the few that it takes may be among many that it does not."""
 
 MAX_SEARCHES = 64
 """Requests that may be made of one claim in search of such spans."""
@@ -150,8 +159,8 @@ class Sender:
         self._rules = rules
         self._clock = clock
         self._expired_at: datetime | None = None
-        self._is_accepting = False
-        """Whether the endpoint's last answer was an acceptance: what is built for one that is down is built in vain."""
+        self._limit = PROBE_SPANS
+        """How many references are claimed next: few while requests fail."""
         self._declines_some = False
         """Whether the endpoint was last seen to take some spans and not others: a request that fails is split then."""
         self._failures = 0
@@ -196,6 +205,8 @@ class Sender:
                     self._send(round_, units)
                     if on_progress is not None:
                         on_progress(report)
+                if claims.claims:
+                    self._limit = self._limit_after(round_)
                 asked = max(asked, round_.delay)
                 if round_.has_accepted:
                     has_accepted, failures, self._failures = True, 0, 0
@@ -241,12 +252,11 @@ class Sender:
     # What becomes due after ``due_by`` waits for the next round: under a steady load runs would never have their turn.
 
     def _claim_task_results(self, due_by: datetime) -> Claims:
-        limit = MAX_SPANS if self._is_accepting else PROBE_SPANS
         newest_first = self._takes_newest("TaskResult")
-        return self._outbox.claim_task_results(limit, self._rules.lease, due_by, newest_first=newest_first)
+        return self._outbox.claim_task_results(self._limit, self._rules.lease, due_by, newest_first=newest_first)
 
     def _claim_runs(self, due_by: datetime) -> Claims:
-        limit = MAX_RUNS if self._is_accepting else 1
+        limit = max(1, self._limit * MAX_RUNS // MAX_SPANS)
         rules, newest_first = self._rules, self._takes_newest("PipelineExecution")
         return self._outbox.claim_runs(limit, rules.lease, rules.settling, due_by, newest_first=newest_first)
 
@@ -255,12 +265,18 @@ class Sender:
 
         What is never taken comes back, and would fill one end.
         """
-        takes_newest = kind in self._is_newest_next and not self._is_accepting
+        takes_newest = kind in self._is_newest_next and self._limit < MAX_SPANS
         if takes_newest:
             self._is_newest_next.discard(kind)
         else:
             self._is_newest_next.add(kind)
         return takes_newest
+
+    def _limit_after(self, round_: _Round) -> int:
+        if round_.error:
+            return PROBE_SPANS
+        # Among many the few that are never taken cost all of a search.
+        return min(self._limit * 2, MAX_SPANS) if self._declines_some else MAX_SPANS
 
     def _units(self, claims: Claims, round_: _Round) -> Iterator[_Unit]:
         spans = Spans()
@@ -337,7 +353,6 @@ class Sender:
             return ACCEPTED
         with forks_allowed():
             outcome = exporter.export([unit.spans[place] for unit, place in items])
-        self._is_accepting = outcome.verdict is not Verdict.RETRY
         if outcome.verdict is Verdict.ACCEPTED:
             round_.has_accepted = True
             for unit, place in items:
@@ -365,7 +380,7 @@ class Sender:
         return self._export(items[:middle], round_) and self._export(items[middle:], round_)
 
     def _is_up_but_for_some(self, items: Sequence[_Item], round_: _Round) -> bool:
-        """Whether the endpoint takes one of two spans by itself: then it is not down, and another span is the cause.
+        """Whether the endpoint takes one of a few spans by itself: then it is not down, and another span is the cause.
 
         Not every endpoint says of a span that it will never take it, and a plain exporter has no way to. Asked only
         after several failures, or where it was so the last time, so that an outage costs three requests a round, and
@@ -375,7 +390,8 @@ class Sender:
         if len(items) == 1 or (attempts < SUSPICIOUS_ATTEMPTS and not self._declines_some):
             return False
         # Those that failed the least often: what is never taken comes back again and again.
-        probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:2]
+        number = PROBES_AMONG_DECLINED if self._declines_some else PROBES
+        probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:number]
         return any(self._request([probe], round_).verdict is Verdict.ACCEPTED for probe in probes)
 
     def _search(self, items: Sequence[_Item], round_: _Round) -> None:
