@@ -109,6 +109,7 @@ class Database:
         self._attempts = ATTEMPTS if patience is None else 1
         self._has_connected = False
         self._times_renewed = 0
+        self._is_disposed = False
         self._is_file = _is_file(engine.url)
         self._inherited: list[Engine | Pool] = []
         self._schema_checked = False
@@ -233,8 +234,12 @@ class Database:
             return migrate.current(connection)
 
     def dispose(self) -> None:
-        """Close the connections, unless the engine was given."""
+        """Close the connections, unless the engine was given: those in use when they are no longer.
+
+        One that is needed later all the same, by a thread that ends its work, is closed after it.
+        """
         if self._owned:
+            self._is_disposed = True
             self.engine.dispose()
 
     def before_fork(self) -> None:
@@ -368,19 +373,24 @@ class Database:
         with connection:
             try:
                 yield connection
-                if self._times_renewed != times_renewed:
-                    # It would go back to a pool that is no longer used, and stay open.
-                    connection.invalidate()
             except DBAPIError as error:
                 if _is_not_writable(error):
-                    # SQLite opened the file for reading alone, and these connections would stay so.
-                    connection.invalidate()
-                    self._times_renewed += 1
-                    self.dispose()
+                    # SQLite opened the file for reading alone, and its connections would stay so.
+                    self._renew()
                     raise DatabaseUnavailable(self._unavailable(error.orig)) from error
                 if (mend := _mend_of_full_disk(error.orig)) is not None:
                     raise DatabaseUnavailable(f"cannot write to {self.url}: {_one_line(error.orig)}; {mend}") from error
                 raise
+            finally:
+                if (self._is_disposed or self._times_renewed != times_renewed) and not connection.invalidated:
+                    # It would go back to a pool that is no longer used, and stay open.
+                    connection.invalidate()
+
+    def _renew(self) -> None:
+        """Have each connection closed that is open now, in use or not."""
+        if self._owned:
+            self._times_renewed += 1
+            self.engine.dispose()
 
     def _is_conflict(self, error: DBAPIError) -> bool:
         if self.is_mariadb:

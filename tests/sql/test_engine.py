@@ -568,6 +568,29 @@ def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
         yield storage
 
 
+def test_no_connection_outlives_its_storage(storage: SqlPipelineStorage) -> None:
+    """One that a thread uses while the storage is closed is closed after it, as is one that is used later still."""
+    used: list[Any] = []
+
+    def work(connection: Connection) -> None:
+        used.append(connection.connection.driver_connection)
+        connection.execute(select(1))
+        storage.close()
+
+    def fail(connection: Connection) -> None:
+        work(connection)
+        raise LookupError("the work's own")
+
+    storage.database.write(work)
+    with pytest.raises(LookupError, match="the work's own"):
+        storage.database.write(fail)
+
+    assert len({id(connection) for connection in used}) == 2
+    for connection in used:
+        with pytest.raises(storage.database.engine.dialect.loaded_dbapi.Error):
+            connection.cursor().execute("SELECT 1")
+
+
 def test_errors_hold_no_input_data(storage: SqlPipelineStorage) -> None:
     """What SQLAlchemy says of a statement that failed does not repeat what was to be stored."""
     row = {**execution_row("run"), "input_data": SECRET}
