@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -136,7 +137,9 @@ class _TaskContexts:
                 detach(attached.token)
                 return
 
-    def _drop_dead(self, _: object = None) -> None:
+    def _drop_dead(self, _: object = None, *, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_finalizing():
+            return  # what this would call is gone already
         stack = self._stack()
         while stack and stack[-1].task_result() is None:
             attached = stack.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -123,6 +124,27 @@ def test_a_task_that_somebody_else_finished_gives_its_context_back(run: Run) -> 
     assert run.is_current(1)
     del silent
     assert context.get_current() is before
+
+
+LEAVING = """
+import logging, sys
+from otel_storage import OtelPipelineStorage, PipelineTaskStatus
+from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
+
+storage = OtelPipelineStorage(url=sys.argv[1], delivery="external")
+storage.build_pipeline_execution(Pipeline(Task()), "run", Runner(), RecordingReporter(), {})
+[task_result] = storage.get_task_results("run")
+task_result.report_status_change(RecordingReporter(), PipelineTaskStatus.RUNNING)
+# A module that the interpreter takes apart late.
+logging.task_result = task_result
+del task_result, storage
+"""
+
+
+def test_a_task_result_that_goes_with_the_interpreter_is_nobodys_error(sqlite_url: str) -> None:
+    """The last of all, when what its end would call is gone."""
+    left = subprocess.run([sys.executable, "-c", LEAVING, sqlite_url], capture_output=True, text=True, check=False)
+    assert (left.returncode, left.stderr) == (0, "")
 
 
 def test_a_dead_context_restores_no_context_of_an_ended_celery_task(run: Run, celery_task: Any) -> None:
