@@ -5,45 +5,97 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
+from sqlalchemy import Connection, Delete, Select, and_, delete, func, select
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, outcome
 from otel_storage.results.status import FINAL
 from otel_storage.sql import schema, totals
+from otel_storage.sql.among import IDS, among
 
-CHUNK = 200
-"""How many runs are removed in one transaction: it holds SQLite's write lock."""
+CHUNK = 500
+"""How many runs are removed in one transaction at most: it holds SQLite's write lock."""
+
+RESULTS = 2_500
+"""How many task results are removed in one transaction, unless one run has more."""
+
+Removed = tuple[list[str], int]
+"""The ids of the runs that were removed, and how many references to unsent spans went with them."""
 
 
-def remove_oldest(connection: Connection, before: datetime | None, now: datetime) -> tuple[list[str], int]:
-    """Remove the oldest runs, at most a chunk; returns their run ids, and how many references went with them."""
+def oldest(connection: Connection, before: datetime | None) -> list[list[int]]:
+    """The ids of the oldest runs, at most :data:`CHUNK`, in parts that are removed in a transaction each."""
     table = schema.pipeline_execution
-    condition = [] if before is None else [table.c.created < before]
-    return _remove(connection, condition, now)
+    statement = select(table.c.id, table.c.task_result_count).order_by(table.c.id).limit(CHUNK)
+    if before is not None:
+        statement = statement.where(table.c.created < before)
+    parts: list[list[int]] = []
+    results = 0
+    for run in connection.execute(statement):
+        results += run.task_result_count
+        if not parts or results > RESULTS:
+            parts.append([])
+            results = run.task_result_count
+        parts[-1].append(run.id)
+    return parts
 
 
-def remove_copies(connection: Connection, run_ids: Sequence[str], now: datetime) -> int:
-    """Remove the copies of the runs, a chunk of them; returns how many references went with them."""
+def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed:
+    """Remove the runs that are still there."""
+    return _remove(connection, _locked_runs(connection.dialect.name), {IDS: ids}, now)
+
+
+def remove_copies(connection: Connection, run_ids: Sequence[str], now: datetime) -> Removed:
+    """Remove the copies of the runs."""
     table = schema.pipeline_execution
-    return _remove(connection, [table.c.run_id.in_(run_ids), table.c.source_id.is_not(None)], now)[1]
+    are_copies = and_(table.c.run_id.in_(run_ids), table.c.source_id.is_not(None))
+    return _remove(connection, _select_runs().where(are_copies), {}, now)
 
 
-def _remove(connection: Connection, conditions: list[ColumnElement[bool]], now: datetime) -> tuple[list[str], int]:
+def _remove(connection: Connection, statement: Select[Any], parameters: dict[str, Any], now: datetime) -> Removed:
+    runs = connection.execute(statement, parameters).all()
+    if not runs:
+        return [], 0
+    additions = _additions(connection, runs)
+    statements = _deletes(connection.dialect.name)
+    references, *_ = [connection.execute(each, {IDS: [run.id for run in runs]}).rowcount for each in statements]
+    totals.add(connection, additions, now)
+    return [run.run_id for run in runs], references
+
+
+def _select_runs() -> Select[Any]:
+    """Of runs what the totals need; locked from the top down, as a transition locks them."""
     table = schema.pipeline_execution
     message = func.substr(table.c.completed_message, 1, MESSAGE_LENGTH).label("message")
     columns = (table.c[name] for name in ("id", "run_id", "pipeline_id", "status", "started", "completed", "counted"))
-    # Locked from the top down, as a transition locks them.
-    statement = select(*columns, message).where(*conditions).order_by(table.c.id).limit(CHUNK).with_for_update()
-    runs = connection.execute(statement).all()
-    ids = [run.id for run in runs]
-    if not ids:
-        return [], 0
-    additions = _additions(connection, runs)
-    references = _remove_rows(connection, ids)
-    totals.add(connection, additions, now)
-    return [run.run_id for run in runs], references
+    return select(*columns, message).order_by(table.c.id).with_for_update()
+
+
+# Made once: SQLAlchemy takes as long to make a statement as SQLite to execute it.
+
+
+@lru_cache
+def _locked_runs(dialect: str) -> Select[Any]:
+    return _select_runs().where(among(schema.pipeline_execution.c.id, dialect))
+
+
+@lru_cache
+def _locked_results(dialect: str) -> Select[Any]:
+    """The task results of runs that are not counted, those that are being counted just now among them."""
+    table = schema.task_result
+    are_uncounted = and_(table.c.counted.is_(None), among(table.c.execution_id, dialect))
+    return select(table.c.id).where(are_uncounted).order_by(table.c.id).with_for_update()
+
+
+@lru_cache
+def _deletes(dialect: str) -> list[Delete]:
+    """Of the rows of runs: of their references first, and of children before their parents."""
+    run = schema.pipeline_execution
+    tables = (schema.outbox, schema.failure, schema.task_result, schema.task_execution, schema.pipeline_result)
+    columns = [*(table.c.execution_id for table in tables), run.c.id]
+    return [delete(column.table).where(among(column, dialect)) for column in columns]
 
 
 def _additions(connection: Connection, runs: Sequence[Any]) -> totals.Additions:
@@ -53,26 +105,13 @@ def _additions(connection: Connection, runs: Sequence[Any]) -> totals.Additions:
     if uncounted:
         totals.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
     results = schema.task_result
-    condition = and_(totals.is_uncounted(results), results.c.execution_id.in_([run.id for run in runs]))
+    ids = [run.id for run in runs]
     # Those that are being counted just now are waited for, and those that are not final stay so.
-    of_runs = and_(results.c.counted.is_(None), results.c.execution_id.in_([run.id for run in runs]))
-    locked = select(results.c.id).where(of_runs).order_by(results.c.id).with_for_update()
-    if connection.execute(locked).first() is not None:
+    if connection.execute(_locked_results(connection.dialect.name), {IDS: ids}).first() is not None:
+        condition = and_(totals.is_uncounted(results), results.c.execution_id.in_(ids))
         totals.tally(connection, results, condition, additions)
     for run in runs:
         if run.status in FINAL:
             key = (run.pipeline_id, "", run.status, outcome(run.status, run.message or ""))
             additions[key].remove(run)
     return additions
-
-
-def _remove_rows(connection: Connection, execution_ids: Sequence[int]) -> int:
-    """Remove the rows of the runs; returns how many references went with them."""
-    references = connection.execute(
-        delete(schema.outbox).where(schema.outbox.c.execution_id.in_(execution_ids))
-    ).rowcount
-    for child in (schema.failure, schema.task_result, schema.task_execution, schema.pipeline_result):
-        connection.execute(delete(child).where(child.c.execution_id.in_(execution_ids)))
-    table = schema.pipeline_execution
-    connection.execute(delete(table).where(table.c.id.in_(execution_ids)))
-    return references

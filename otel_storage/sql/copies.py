@@ -103,7 +103,8 @@ class SqlCopies:
             part = [str(run_id) for run_id in run_ids[start : start + CHUNK]]
             for run_id in part:
                 self._runs.pop(run_id, None)
-            unsent += self._database.write(partial(remove_copies, run_ids=part, now=self._clock()))
+            _, references = self._database.write(partial(remove_copies, run_ids=part, now=self._clock()))
+            unsent += references
         if unsent:
             logger.warning("cleanup removed with %d runs %d references to unsent spans", len(run_ids), unsent)
 

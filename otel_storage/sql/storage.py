@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, func, select, union_all
@@ -14,7 +15,7 @@ from otel_storage.results import clock as clocks
 from otel_storage.results.base import PipelineDigest, PipelineStorage
 from otel_storage.results.exceptions import DatabaseUnavailable
 from otel_storage.sql import build, digest, schema
-from otel_storage.sql.cleanup import CHUNK, remove_oldest
+from otel_storage.sql.cleanup import CHUNK, oldest, remove
 from otel_storage.sql.engine import Database, logger
 from otel_storage.sql.identity_map import IdentityMap
 from otel_storage.sql.outbox import SqlOutbox
@@ -217,11 +218,12 @@ class SqlPipelineStorage(PipelineStorage):
         limit = None if before is None else before.astimezone(UTC)
         removed: list[str] = []
         unsent = 0
-        while True:
-            run_ids, references = self.database.write(lambda connection: remove_oldest(connection, limit, self.clock()))
-            removed += run_ids
-            unsent += references
-            if len(run_ids) < CHUNK:
+        while parts := self.database.look_up(partial(oldest, before=limit)):
+            for ids in parts:
+                run_ids, references = self.database.write(partial(remove, ids=ids, now=self.clock()))
+                removed += run_ids
+                unsent += references
+            if sum(map(len, parts)) < CHUNK:
                 break
         if unsent:
             logger.warning("cleanup removed %d runs, and with them %d references to unsent spans", len(removed), unsent)
