@@ -15,7 +15,7 @@ from otel_storage.results.base import BADLY_CONFIGURED
 from otel_storage.results.exceptions import InvalidInput, RunExists
 from otel_storage.results.protocols import PipelineLike, Reporter
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import schema
+from otel_storage.sql import bulk, schema
 from otel_storage.sql.engine import Database
 from otel_storage.sql.identity_map import IdentityMap
 from otel_storage.sql.prepared import Prepared
@@ -203,7 +203,10 @@ class IdSource:
         reserve = {"sqlite": self._after_last, "postgresql": self._from_sequence}.get(self._connection.dialect.name)
         if reserve is not None:
             _set_ids(rows, reserve(table, len(rows)))
-        _prepared_insert(table, tuple(rows[0])).execute(self._connection, rows)
+        if self._connection.dialect.name == "postgresql" and len(rows) >= bulk.FEWEST:
+            bulk.insert_arrays(self._connection, table, rows)
+        else:
+            _prepared_insert(table, tuple(rows[0])).execute(self._connection, rows)
         if reserve is None:
             _set_ids(rows, self._in_order(table, rows))
 
