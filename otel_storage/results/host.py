@@ -37,7 +37,7 @@ def django_is_configured() -> bool:
     conf = sys.modules.get("django.conf")
     # Another thread may be importing it.
     settings = getattr(conf, "settings", None)
-    # In this order: every time that a record gives asks, and the environment is slow to say.
+    # In this order: the environment is slow to say.
     return bool((settings is not None and settings.configured) or os.environ.get("DJANGO_SETTINGS_MODULE"))
 
 
@@ -94,10 +94,21 @@ def present(moment: datetime | None) -> datetime | None:
 
     The host's pages subtract such times from a naive now.
     """
-    if moment is None or "django.conf" not in sys.modules or not django_is_configured() or django_settings().USE_TZ:
+    if moment is None or _uses_time_zones():
         return moment
     timezone = import_module("django.utils.timezone")
     return moment.astimezone(timezone.get_default_timezone()).replace(tzinfo=None)
+
+
+def _uses_time_zones() -> bool:
+    """Whether Django's ``USE_TZ`` is set, or Django is not in use; every time that a record gives asks."""
+    conf = sys.modules.get("django.conf")
+    if conf is None:
+        return True
+    settings = getattr(conf, "settings", None)
+    if settings is not None and settings.configured:
+        return bool(settings.USE_TZ)
+    return not django_is_configured() or bool(django_settings().USE_TZ)
 
 
 def at_celery_child_exit(callback: Callable[..., object]) -> None:

@@ -102,7 +102,7 @@ class IdentityMap:
             statement = statement.where(*conditions).limit(limit)
         with self.database.read() as connection:
             columns = _columns(kind)
-            return [dict(zip(columns, row, strict=True)) for row in connection.execute(statement)]
+            return [dict(zip(columns, row, strict=True)) for row in connection.execute(statement).all()]
 
     def select(
         self,

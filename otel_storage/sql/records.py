@@ -240,7 +240,7 @@ class SqlRecord(PipelineStorageObject):
     def _deserialized(self, name: str, serializable_object: Any) -> Any:
         """The object, loaded once: a live record's alone, another's together with those of its batch."""
         if not names_model_object(serializable_object):
-            return super()._deserialized(name, serializable_object)
+            return serializable_object or None
         known = self._model_objects.get(name)
         if known is None or known.identity != serializable_object:
             known = self._model_objects[name] = ModelObject(serializable_object)

@@ -94,9 +94,13 @@ def _head(data: bytes, limit: int, mark: str) -> str:
 def as_json(value: Any) -> str:
     """The value as JSON with its secrets masked, those in names, texts and numbers too; keys are sorted."""
     try:
-        return json.dumps(_redact(value), sort_keys=True, ensure_ascii=False, default=str)
+        return _encode(_redact(value))
     except (RecursionError, TypeError, ValueError):
         return "withheld: it cannot be written as JSON"
+
+
+# json.dumps would make an encoder for each value.
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode
 
 
 def _redact(value: Any) -> Any:
