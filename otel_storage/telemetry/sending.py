@@ -52,6 +52,9 @@ PROBES = 2
 PROBES_AMONG_DECLINED = 8
 """As many where it is known to take some and not others: the few that it takes may be among many that it does not."""
 
+LONGEST_PROBING = timedelta(seconds=2)
+"""How long it may take to send more than the first of them: an endpoint that hangs is not asked eight times."""
+
 MAX_SEARCHES = 64
 """Requests that may be made of one claim in search of such spans."""
 
@@ -335,9 +338,10 @@ class Sender:
             return True
         round_.error = outcome.reason
         round_.delay = timedelta(seconds=min(outcome.retry_after or 0, MAX_RETRY_AFTER))
-        if self._is_up_but_for_some(items, round_):
-            self._declines_some = True
+        if self._is_up_but_for_some(items, outcome, round_):
             self._search(items, round_)
+            # Without any it was a hiccup.
+            self._declines_some = bool(round_.declined)
         return False
 
     def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
@@ -379,20 +383,28 @@ class Sender:
         middle = len(items) // 2
         return self._export(items[:middle], round_) and self._export(items[middle:], round_)
 
-    def _is_up_but_for_some(self, items: Sequence[_Item], round_: _Round) -> bool:
+    def _is_up_but_for_some(self, items: Sequence[_Item], outcome: ExportOutcome, round_: _Round) -> bool:
         """Whether the endpoint takes one of a few spans by itself: then it is not down, and another span is the cause.
 
         Not every endpoint says of a span that it will never take it, and a plain exporter has no way to. Asked only
         after several failures, or where it was so the last time, so that an outage costs three requests a round, and
-        not one a span.
+        not one a span; not at all of one that says when to come back.
         """
+        if outcome.retry_after:
+            return False
         attempts = max(self._failures, *(unit.claim.attempts for unit, _ in items))
         if len(items) == 1 or (attempts < SUSPICIOUS_ATTEMPTS and not self._declines_some):
             return False
+        most = PROBES_AMONG_DECLINED if self._declines_some else PROBES
         # Those that failed the least often: what is never taken comes back again and again.
-        number = PROBES_AMONG_DECLINED if self._declines_some else PROBES
-        probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:number]
-        return any(self._request([probe], round_).verdict is Verdict.ACCEPTED for probe in probes)
+        probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:most]
+        began = self._clock()
+        for number, probe in enumerate(probes):
+            if number >= PROBES and self._clock() - began > LONGEST_PROBING:
+                break
+            if self._request([probe], round_).verdict is Verdict.ACCEPTED:
+                return True
+        return False
 
     def _search(self, items: Sequence[_Item], round_: _Round) -> None:
         """Send the spans in ever smaller parts, so that all arrive but those that are never taken."""

@@ -11,15 +11,18 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from sqlalchemy import select
 
 from otel_storage.composite import OtelPipelineStorage
+from otel_storage.results import clock as clocks
 from otel_storage.sql import schema
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import ManualClock
@@ -221,6 +224,42 @@ def test_spans_that_are_never_taken_hold_nobody_up(sqlite_url: str, receiver: Ot
 
 
 BAD = {1, 50, 51}
+
+
+class Choosy(SpanExporter):
+    """Takes a request without any of the spans that it never takes; says no more of another than that it failed."""
+
+    def __init__(self, is_bad: Callable[[ReadableSpan], bool]) -> None:
+        self.taken: set[int] = set()
+        """The ids of the task results that it took."""
+        self._is_bad = is_bad
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Take all of them or none."""
+        if any(self._is_bad(span) for span in spans):
+            return SpanExportResult.FAILURE
+        self.taken.update(result_id(span) for span in spans)
+        return SpanExportResult.SUCCESS
+
+
+def result_id(span: ReadableSpan) -> int:
+    """The id of the task result that the span is of; 0 for another's."""
+    attributes = span.attributes or {}
+    return int(str(attributes[ID])) if attributes[KIND] == "TaskResult" else 0
+
+
+def test_the_others_of_a_backlog_arrive(sqlite_url: str) -> None:
+    """Of a backlog of which each tenth span is never taken, all others are taken within twenty minutes."""
+    clock = ManualClock(clocks.now())
+    exporter = Choosy(lambda span: result_id(span) % 10 == 5)
+    with closing(OtelPipelineStorage(url=sqlite_url, clock=clock, delivery="external", exporter=exporter)) as storage:
+        fill(storage.records, 2000)
+        results = {record.get_id() for record in storage.get_task_results()}
+        began = clock()
+        while clock() < began + timedelta(minutes=20):
+            report = storage.delivery.deliver_due(retry_now=False)
+            clock.advance(max(report.delay.total_seconds(), 1))
+        assert {id_ for id_ in results if id_ % 10 != 5} == exporter.taken - {0}
 
 
 def test_hundreds_that_are_never_taken_hold_nobody_up(sqlite_url: str, receiver: OtlpReceiver) -> None:
