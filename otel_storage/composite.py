@@ -187,6 +187,7 @@ class OtelPipelineStorage(PipelineStorage):
 
         rules = SendingRules(max_age=max_age, settling=settling, lease=lease)
         sender = Sender(self.records.outbox, self._open_exporter, rules, self.records.clock)
+        closes_records = self._owns_storage or self.records is not self.storage
         return Delivery(
             self.records.outbox,
             sender,
@@ -195,6 +196,8 @@ class OtelPipelineStorage(PipelineStorage):
             describe=self._describe,
             serves_children=self._exporter is None or _is_path(self._exporter),
             counting=self.records.totals,
+            # One that outlives the storage opens connections again.
+            at_end=self.records.database.dispose if closes_records else lambda: None,
         )
 
     def _watch_storage(self) -> StorageWatch:

@@ -108,8 +108,8 @@ class Database:
         """Whether a statement on a connection is a transaction by itself, unless we begin one."""
         self._attempts = ATTEMPTS if patience is None else 1
         self._has_connected = False
-        self._times_renewed = 0
-        self._is_disposed = False
+        self._times_closed = 0
+        """How often the connections were closed, be they in use or not."""
         self._is_file = _is_file(engine.url)
         self._inherited: list[Engine | Pool] = []
         self._schema_checked = False
@@ -234,13 +234,9 @@ class Database:
             return migrate.current(connection)
 
     def dispose(self) -> None:
-        """Close the connections, unless the engine was given: those in use when they are no longer.
-
-        One that is needed later all the same, by a thread that ends its work, is closed after it.
-        """
+        """Close the connections, unless the engine was given: those in use when they are no longer."""
         if self._owned:
-            self._is_disposed = True
-            self.engine.dispose()
+            self._close_all()
 
     def before_fork(self) -> None:
         """Close SQLite's idle connections: a child that inherits one takes its locks on the file for its own.
@@ -369,27 +365,30 @@ class Database:
             # A host name that is none, a file name with a NUL in it, an option that PyMySQL does not have: no driver
             # turns these into errors of its own.
             raise DatabaseUnavailable(self._unavailable(error)) from error
-        times_renewed = self._times_renewed
+        times_closed = self._times_closed
         with connection:
             try:
                 yield connection
             except DBAPIError as error:
                 if _is_not_writable(error):
                     # SQLite opened the file for reading alone, and its connections would stay so.
-                    self._renew()
+                    self._close_all()
                     raise DatabaseUnavailable(self._unavailable(error.orig)) from error
                 if (mend := _mend_of_full_disk(error.orig)) is not None:
                     raise DatabaseUnavailable(f"cannot write to {self.url}: {_one_line(error.orig)}; {mend}") from error
                 raise
             finally:
-                if (self._is_disposed or self._times_renewed != times_renewed) and not connection.invalidated:
+                if self._times_closed != times_closed and not connection.invalidated:
                     # It would go back to a pool that is no longer used, and stay open.
                     connection.invalidate()
 
-    def _renew(self) -> None:
-        """Have each connection closed that is open now, in use or not."""
+    def _close_all(self) -> None:
+        """Have each connection closed that is open now: at once, or when it is no longer in use.
+
+        Of an engine that was given, those in use alone: the others are its owner's.
+        """
+        self._times_closed += 1
         if self._owned:
-            self._times_renewed += 1
             self.engine.dispose()
 
     def _is_conflict(self, error: DBAPIError) -> bool:

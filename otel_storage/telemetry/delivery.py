@@ -68,6 +68,7 @@ class Delivery:
         describe: Says where the spans go, without credentials, as long as there is no exporter to ask.
         serves_children: Whether a forked child may send too; an exporter given as an instance serves one process.
         counting: Adds finished records to the totals, a bit of it in every round; None if others do.
+        at_end: Called when the thread ends: it may have outlived :meth:`close`.
     """
 
     poll_interval = POLL_INTERVAL
@@ -82,9 +83,11 @@ class Delivery:
         describe: Callable[[], str],
         serves_children: bool = True,
         counting: Counting | None = None,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.outbox = outbox
         self._counting = counting
+        self._at_end = at_end
         self.threaded = threaded
         self.sent = 0
         """Spans accepted since this process began."""
@@ -241,6 +244,7 @@ class Delivery:
     def stop(self) -> None:
         """End of the thread."""
         self._sender.close()
+        self._at_end()
 
     def _send_due(
         self,

@@ -568,8 +568,25 @@ def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
         yield storage
 
 
+@pytest.mark.parametrize("is_given", [False, True], ids=["ours", "given"])
+def test_a_file_that_can_be_written_again(is_given: bool, sqlite_url: str) -> None:
+    """A connection that was opened when it could not be, and was kept, does not keep it so."""
+    with closing(SqlPipelineStorage(sqlite_url)) as storage:
+        storage.upgrade()
+    given = create_engine(sqlite_url)
+    with closing(SqlPipelineStorage(engine=given) if is_given else SqlPipelineStorage(sqlite_url)) as storage:
+        with storage.database.engine.connect() as connection:
+            # As SQLite treats one that was opened without the right to write.
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+            before = connection.connection.driver_connection
+        build(storage, "run")
+        with storage.database.engine.connect() as connection:
+            assert connection.connection.driver_connection is not before
+    given.dispose()
+
+
 def test_no_connection_outlives_its_storage(storage: SqlPipelineStorage) -> None:
-    """One that a thread uses while the storage is closed is closed after it, as is one that is used later still."""
+    """One that is used while the storage is closed is closed when it no longer is; later ones are kept again."""
     used: list[Any] = []
 
     def work(connection: Connection) -> None:
@@ -589,6 +606,12 @@ def test_no_connection_outlives_its_storage(storage: SqlPipelineStorage) -> None
     for connection in used:
         with pytest.raises(storage.database.engine.dialect.loaded_dbapi.Error):
             connection.cursor().execute("SELECT 1")
+    build(storage, "first")
+    with storage.database.read() as kept:
+        kept_connection = kept.connection.driver_connection
+    build(storage, "second")
+    with storage.database.read() as kept:
+        assert kept.connection.driver_connection is kept_connection
 
 
 def test_errors_hold_no_input_data(storage: SqlPipelineStorage) -> None:
