@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Select, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, delete, func, select
 
 from otel_storage.results.outcomes import MESSAGE_LENGTH, outcome
 from otel_storage.results.status import FINAL
@@ -28,9 +28,18 @@ Removed = tuple[list[str], int]
 def oldest(connection: Connection, before: datetime | None) -> list[list[int]]:
     """The ids of the oldest runs, at most :data:`CHUNK`, in parts that are removed in a transaction each."""
     table = schema.pipeline_execution
-    statement = select(table.c.id, table.c.task_result_count).order_by(table.c.id).limit(CHUNK)
-    if before is not None:
-        statement = statement.where(table.c.created < before)
+    return _parts(connection, [] if before is None else [table.c.created < before])
+
+
+def copies(connection: Connection, run_ids: Sequence[str]) -> list[list[int]]:
+    """The ids of the copies of the runs, which are :data:`CHUNK` at most, in such parts."""
+    table = schema.pipeline_execution
+    return _parts(connection, [table.c.run_id.in_(run_ids), table.c.source_id.is_not(None)])
+
+
+def _parts(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> list[list[int]]:
+    table = schema.pipeline_execution
+    statement = select(table.c.id, table.c.task_result_count).where(*conditions).order_by(table.c.id).limit(CHUNK)
     parts: list[list[int]] = []
     results = 0
     for run in connection.execute(statement):
@@ -44,18 +53,7 @@ def oldest(connection: Connection, before: datetime | None) -> list[list[int]]:
 
 def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed:
     """Remove the runs that are still there."""
-    return _remove(connection, _locked_runs(connection.dialect.name), {IDS: ids}, now)
-
-
-def remove_copies(connection: Connection, run_ids: Sequence[str], now: datetime) -> Removed:
-    """Remove the copies of the runs."""
-    table = schema.pipeline_execution
-    are_copies = and_(table.c.run_id.in_(run_ids), table.c.source_id.is_not(None))
-    return _remove(connection, _select_runs().where(are_copies), {}, now)
-
-
-def _remove(connection: Connection, statement: Select[Any], parameters: dict[str, Any], now: datetime) -> Removed:
-    runs = connection.execute(statement, parameters).all()
+    runs = connection.execute(_locked_runs(connection.dialect.name), {IDS: ids}).all()
     if not runs:
         return [], 0
     additions = _additions(connection, runs)
@@ -65,20 +63,16 @@ def _remove(connection: Connection, statement: Select[Any], parameters: dict[str
     return [run.run_id for run in runs], references
 
 
-def _select_runs() -> Select[Any]:
-    """Of runs what the totals need; locked from the top down, as a transition locks them."""
-    table = schema.pipeline_execution
-    message = func.substr(table.c.completed_message, 1, MESSAGE_LENGTH).label("message")
-    columns = (table.c[name] for name in ("id", "run_id", "pipeline_id", "status", "started", "completed", "counted"))
-    return select(*columns, message).order_by(table.c.id).with_for_update()
-
-
 # Made once: SQLAlchemy takes as long to make a statement as SQLite to execute it.
 
 
 @lru_cache
 def _locked_runs(dialect: str) -> Select[Any]:
-    return _select_runs().where(among(schema.pipeline_execution.c.id, dialect))
+    """Of runs what the totals need; locked from the top down, as a transition locks them."""
+    table = schema.pipeline_execution
+    message = func.substr(table.c.completed_message, 1, MESSAGE_LENGTH).label("message")
+    columns = (table.c[name] for name in ("id", "run_id", "pipeline_id", "status", "started", "completed", "counted"))
+    return select(*columns, message).where(among(table.c.id, dialect)).order_by(table.c.id).with_for_update()
 
 
 @lru_cache

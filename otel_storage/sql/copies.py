@@ -13,9 +13,8 @@ from sqlalchemy import Connection, func, insert, select
 
 from otel_storage.results.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy
 from otel_storage.results.status import FINAL, PipelineTaskStatus
-from otel_storage.sql import schema
+from otel_storage.sql import cleanup, schema
 from otel_storage.sql.build import IdSource, Row
-from otel_storage.sql.cleanup import CHUNK, remove_copies
 from otel_storage.sql.transitions import EXECUTION, Change, reference, update_row, write_references
 from otel_storage.sql.types import dump_json, identifier, load_json, storable
 
@@ -99,12 +98,13 @@ class SqlCopies:
     def remove(self, run_ids: Sequence[str]) -> None:
         """Remove the copies of runs that were removed."""
         unsent = 0
-        for start in range(0, len(run_ids), CHUNK):
-            part = [str(run_id) for run_id in run_ids[start : start + CHUNK]]
+        for start in range(0, len(run_ids), cleanup.CHUNK):
+            part = [str(run_id) for run_id in run_ids[start : start + cleanup.CHUNK]]
             for run_id in part:
                 self._runs.pop(run_id, None)
-            _, references = self._database.write(partial(remove_copies, run_ids=part, now=self._clock()))
-            unsent += references
+            for ids in self._database.look_up(partial(cleanup.copies, run_ids=part)):
+                _, references = self._database.write(partial(cleanup.remove, ids=ids, now=self._clock()))
+                unsent += references
         if unsent:
             logger.warning("cleanup removed with %d runs %d references to unsent spans", len(run_ids), unsent)
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event, make_url
 
+from otel_storage.composite import OtelPipelineStorage
 from otel_storage.sql import bulk
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
+from tests.watch.memory import MemoryStorage
 
 OBJECTS: list[Any] = [
     None,
@@ -60,7 +62,12 @@ def build(storage: SqlPipelineStorage, objects: list[Any]) -> list[Any]:
     """Build a run of a task with these objects; returns those of its records, in the order of their ids."""
     pipeline = Pipeline(Task("load", objects=objects), objects=objects)
     storage.build_pipeline_execution(pipeline, "run", Runner(), RecordingReporter(), None)
+    [execution] = storage.get_pipeline_executions()
+    for pipeline_result in execution.get_pipeline_results():
+        [task_execution] = pipeline_result.get_task_executions()
+        assert [result.serializable_task_object for result in task_execution.get_task_results()] == as_stored(objects)
     results = list(storage.get_task_results("run"))
+    assert {result.created for result in results} == {execution.created}
     assert [result.id for result in results] == sorted(result.id for result in results)
     assert {result.status.value for result in results} == {"PENDING"}
     assert [each.serializable_pipeline_object for each in storage.get_pipeline_results()] == as_stored(objects)
@@ -73,7 +80,8 @@ def test_a_statement_a_level(storage: SqlPipelineStorage) -> None:
     objects = [*OBJECTS, *range(bulk.FEWEST)]
 
     assert build(storage, objects) == as_stored(objects) * len(objects)
-    assert len(inserts) == 1
+    [insert] = inserts
+    assert "unnest" in insert
 
 
 @pytest.mark.parametrize("limit", ["_ROWS", "_CHARACTERS"])
@@ -92,3 +100,19 @@ def test_objects_that_are_all_none(storage: SqlPipelineStorage) -> None:
     objects = [None] * bulk.FEWEST
 
     assert build(storage, objects) == as_stored(objects) * len(objects)
+
+
+def test_copies(postgresql_url: str) -> None:
+    """Of another storage's run, the copies of all records, with what they are copies of."""
+    objects = list(range(bulk.FEWEST))
+    theirs = MemoryStorage()
+    telemetry: dict[str, Any] = {"delivery": "external", "capture": ["objects"]}
+    with closing(OtelPipelineStorage(theirs, outbox_url=postgresql_url, **telemetry)) as storage:
+        storage.records.upgrade()
+        pipeline = Pipeline(Task("load", objects=objects), objects=objects)
+        storage.build_pipeline_execution(pipeline, "run", Runner(), RecordingReporter(), None)
+
+        copies = list(storage.records.get_task_results("run"))
+
+    assert [copy.source_id for copy in copies] == [result.get_id() for result in theirs.get_task_results("run")]
+    assert [copy.serializable_task_object for copy in copies] == as_stored(objects) * len(objects)

@@ -10,12 +10,14 @@ from contextlib import closing
 import pytest
 from sqlalchemy import update
 
+from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql import cleanup, schema
 from otel_storage.sql.records import SqlPipelineExecution
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import START
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
+from tests.watch.memory import MemoryStorage
 
 DONE, RUNNING = PipelineTaskStatus.DONE, PipelineTaskStatus.RUNNING
 REPORTER = RecordingReporter()
@@ -86,3 +88,20 @@ def test_a_task_that_ends_meanwhile_is_counted(server_url: str) -> None:
             if total.count
         }
         assert counted == {("load", DONE): 1}
+
+
+def test_copies_go_in_parts(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies of runs that are removed go in transactions of so many task results."""
+    monkeypatch.setattr(cleanup, "RESULTS", 3)
+    with closing(OtelPipelineStorage(MemoryStorage(), outbox_url=database_url, delivery="external")) as storage:
+        storage.records.upgrade()
+        for number in range(4):
+            pipeline = Pipeline(Task("load", objects=range(2)))
+            storage.build_pipeline_execution(pipeline, f"run {number}", Runner(), REPORTER, None)
+        with storage.records.database.read() as connection:
+            parts = cleanup.copies(connection, [f"run {number}" for number in range(1, 4)])
+        assert len(parts) == 3
+
+        storage.cleanup()
+
+        assert len(storage.records.get_pipeline_executions()) == 0
