@@ -349,6 +349,7 @@ class Database:
 
     @contextmanager
     def _checked_out(self, is_tried: bool) -> Iterator[Connection]:
+        times_closed = self._times_closed
         try:
             # The first connection imports, which no fork may come upon; those after it may wait for a server long.
             with forks_allowed() if self._has_connected and not self._is_file else nullcontext():
@@ -365,7 +366,6 @@ class Database:
             # A host name that is none, a file name with a NUL in it, an option that PyMySQL does not have: no driver
             # turns these into errors of its own.
             raise DatabaseUnavailable(self._unavailable(error)) from error
-        times_closed = self._times_closed
         with connection:
             try:
                 yield connection

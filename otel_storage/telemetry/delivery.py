@@ -402,6 +402,8 @@ def _run(reference: weakref.ref[Delivery], signal: _Signal) -> None:
         if is_last:
             delivery.stop()
             return
+        if signal.is_closed:
+            continue  # with this one, which nobody else may have by now: it is to be stopped
         del delivery
         signal.wait(pause)
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from otel_storage import (
@@ -636,6 +637,47 @@ def test_flush_by_the_thread(database_url: str, receiver: OtlpReceiver) -> None:
         assert storage.flush(20) is True
         assert len(receiver.spans) == 10
         assert storage.delivery.sent == 10
+
+
+class Waiting(InMemorySpanExporter):
+    """Exports once it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Wait, and keep them."""
+        self.has_begun.set()
+        self.may_go_on.wait(60)
+        return super().export(spans)
+
+
+def test_a_thread_that_outlives_its_storage_leaves_nothing_open(database_url: str) -> None:
+    """What it needs to settle what was sent, it opens again, and closes at its end."""
+    exporter = Waiting()
+    opened: list[Any] = []
+    with closing(SqlPipelineStorage(database_url)) as records:
+        records.upgrade()
+    storage = OtelPipelineStorage(url=database_url, exporter=exporter)
+    event.listen(storage.records.database.engine, "connect", lambda connection, _: opened.append(connection))
+    bench = Bench(storage, OtlpReceiver(), ManualClock(), RecordingReporter())
+    bench.run()
+    assert exporter.has_begun.wait(60)
+    thread = storage.delivery._thread
+    assert thread is not None
+    assert storage.delivery.close(0) is False
+    storage.close()
+    dbapi, before = storage.records.database.engine.dialect.loaded_dbapi, len(opened)
+    del storage, bench
+
+    exporter.may_go_on.set()
+    thread.join(60)
+
+    assert len(opened) > before
+    for connection in opened:
+        with pytest.raises(dbapi.Error):
+            connection.cursor().execute("SELECT 1")
 
 
 def test_a_lease_lasts_as_long_as_it_is_given(
