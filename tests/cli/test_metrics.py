@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -245,7 +245,8 @@ def test_a_database_that_restarts(tmp_path: Path) -> None:
     with mariadb_server() as server:
         server.start()
         url = server.url.render_as_string(hide_password=False)
-        SqlPipelineStorage(url).upgrade()
+        with closing(SqlPipelineStorage(url)) as records:
+            records.upgrade()
         with staying("metrics", "--url", url, "--serve", "127.0.0.1:0") as process:
             address = process.url()
             assert scrape(address)[0] == 200

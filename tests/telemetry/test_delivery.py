@@ -764,7 +764,8 @@ def test_counting_holds_up_nobody(database_url: str, caplog: pytest.LogCaptureFi
             "opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter",
             {"endpoint": receiver.traces_endpoint},
         )
-        SqlPipelineStorage(database_url).upgrade()
+        with closing(SqlPipelineStorage(database_url)) as records:
+            records.upgrade()
         with closing(OtelPipelineStorage(url=database_url, exporter=exporter)) as storage:
             storage.delivery._counting = Failing()
             for _ in range(2):
