@@ -388,14 +388,12 @@ class Sender:
 
         Not every endpoint says of a span that it will never take it, and a plain exporter has no way to. Asked only
         after several failures, or where it was so the last time, so that an outage costs three requests a round, and
-        not one a span; not at all of one that says when to come back.
+        not one a span; of one that says when to come back no more often than of any other.
         """
-        if outcome.retry_after:
-            return False
         attempts = max(self._failures, *(unit.claim.attempts for unit, _ in items))
         if len(items) == 1 or (attempts < SUSPICIOUS_ATTEMPTS and not self._declines_some):
             return False
-        most = PROBES_AMONG_DECLINED if self._declines_some else PROBES
+        most = PROBES_AMONG_DECLINED if self._declines_some and not outcome.retry_after else PROBES
         # Those that failed the least often: what is never taken comes back again and again.
         probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:most]
         began = self._clock()
