@@ -94,14 +94,18 @@ def present(moment: datetime | None) -> datetime | None:
 
     The host's pages subtract such times from a naive now.
     """
-    if moment is None or _uses_time_zones():
-        return moment
+    return moment if moment is None or uses_time_zones() else without_zone(moment)
+
+
+def without_zone(moment: datetime) -> datetime:
+    """The moment, naive in Django's zone."""
     timezone = import_module("django.utils.timezone")
-    return moment.astimezone(timezone.get_default_timezone()).replace(tzinfo=None)
+    naive: datetime = moment.astimezone(timezone.get_default_timezone()).replace(tzinfo=None)
+    return naive
 
 
-def _uses_time_zones() -> bool:
-    """Whether Django's ``USE_TZ`` is set, or Django is not in use; every time that a record gives asks."""
+def uses_time_zones() -> bool:
+    """Whether Django's ``USE_TZ`` is set, or Django is not in use."""
     conf = sys.modules.get("django.conf")
     if conf is None:
         return True

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select
 
+from otel_storage.results import host
 from otel_storage.results.model_objects import ModelObjects
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class IdentityMap:
         self.database = database
         self.clock = clock
         self.listener = listener
+        self.has_zones = host.uses_time_zones()
+        """Whether records give aware times: found once, as Django takes as long to tell as a record to be asked."""
         self._records: WeakValueDictionary[tuple[str, int], SqlRecord] = WeakValueDictionary()
 
     def put(self, kind: type[Record], values: Row, parent: SqlRecord | None) -> Record:

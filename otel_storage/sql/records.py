@@ -17,7 +17,7 @@ from otel_storage.results.base import (
     TaskExecution,
     TaskResult,
 )
-from otel_storage.results.exceptions import InvalidInput, RecordDeleted, RecordIsFinal, StatusConflict
+from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
 from otel_storage.results.model_objects import ModelObject, names_model_object
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
 from otel_storage.sql import schema, transitions
@@ -92,12 +92,12 @@ class SqlRecord(PipelineStorageObject):
     @property
     def created(self) -> datetime | None:  # type: ignore[override]  # read only
         """When the record was built."""
-        return host.present(self._values["created"])
+        return self._moment("created")
 
     @property
     def started(self) -> datetime | None:
         """When RUNNING was reported."""
-        return host.present(self._value("started"))
+        return self._moment("started")
 
     @started.setter
     def started(self, moment: datetime | None) -> None:
@@ -106,7 +106,7 @@ class SqlRecord(PipelineStorageObject):
     @property
     def completed(self) -> datetime | None:
         """When a final status was reported."""
-        return host.present(self._value("completed"))
+        return self._moment("completed")
 
     @completed.setter
     def completed(self, moment: datetime | None) -> None:
@@ -125,7 +125,7 @@ class SqlRecord(PipelineStorageObject):
         if values["status"] in FINAL:
             at = values["completed"] or values["created"]
             changes.append((values["status"], at, values["completed_message"] or ""))
-        return tuple(StatusChange(status, _presented(at), message) for status, at, message in changes)
+        return tuple(StatusChange(status, self._presented(at), message) for status, at, message in changes)
 
     def get_trace_id(self) -> str | None:
         """The id of the run's trace; None if no trace is recorded for the run."""
@@ -245,6 +245,13 @@ class SqlRecord(PipelineStorageObject):
         if known is None or known.identity != serializable_object:
             known = self._model_objects[name] = ModelObject(serializable_object)
         return known.get()
+
+    def _moment(self, column: str) -> datetime | None:
+        moment: datetime | None = self._value(column)
+        return None if moment is None else self._presented(moment)
+
+    def _presented(self, moment: datetime) -> datetime:
+        return moment if self._records.has_zones else host.without_zone(moment)
 
     def _stored_object(self) -> Any:
         return self._json(self.object_column)
@@ -480,13 +487,6 @@ class SqlTaskResult(SqlRecord, TaskResult):
 
     def _get_propagate_parent(self) -> SqlTaskExecution:
         return self.get_task_execution()
-
-
-def _presented(moment: datetime) -> datetime:
-    presented = host.present(moment)
-    if presented is None:
-        raise InvalidInput("a stored change of status has no time")
-    return presented
 
 
 __all__ = ["SqlParent", "SqlPipelineExecution", "SqlPipelineResult", "SqlRecord", "SqlTaskExecution", "SqlTaskResult"]

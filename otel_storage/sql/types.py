@@ -73,10 +73,18 @@ class Status(TypeDecorator[PipelineTaskStatus]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> PipelineTaskStatus | None:
         """Give the status."""
-        return None if value is None else _STATUSES.get(value) or as_status(value)
+        return _status_of(value)
+
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], PipelineTaskStatus | None]:
+        """What makes a status of its name, without what SQLAlchemy would put around it."""
+        return _status_of
 
 
 _STATUSES = {status.value: status for status in PipelineTaskStatus}
+
+
+def _status_of(name: str | None) -> PipelineTaskStatus | None:
+    return None if name is None else _STATUSES.get(name) or as_status(name)
 
 
 def _keeps_text(dialect: Dialect) -> bool:
