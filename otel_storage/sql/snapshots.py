@@ -63,12 +63,13 @@ def task_results(connection: Connection, ids: Sequence[int]) -> dict[int, TaskRe
 def runs(connection: Connection, ids: Sequence[int]) -> dict[int, RunSnapshot]:
     """The parent levels of the settled runs of those ids: the records that have a span."""
     # Only their spans may carry what these hold, which can be large.
-    executions = _executions(_rows(connection, schema.pipeline_execution, (*_EXECUTION, "input_data"), ids))
+    rows = _rows(connection, schema.pipeline_execution, (*_EXECUTION, "input_data"), ids)
+    executions = _executions(rows, with_input=True)
     ids = list(executions)
     rows = _rows(connection, schema.pipeline_result, _PIPELINE_RESULT, ids, by="execution_id")
     pipeline_results = _pipeline_results(connection, rows, executions)
     rows = _rows(connection, schema.task_execution, (*_TASK_EXECUTION, "config"), ids, by="execution_id")
-    task_executions = _task_executions(connection, rows, pipeline_results)
+    task_executions = _task_executions(connection, rows, pipeline_results, with_config=True)
 
     results_of: dict[int, list[PipelineResultSnapshot]] = defaultdict(list)
     for result in pipeline_results.values():
@@ -88,13 +89,13 @@ def runs(connection: Connection, ids: Sequence[int]) -> dict[int, RunSnapshot]:
     }
 
 
-def _executions(rows: Iterable[Row[Any]]) -> dict[int, ExecutionSnapshot]:
+def _executions(rows: Iterable[Row[Any]], *, with_input: bool = False) -> dict[int, ExecutionSnapshot]:
     return {
         row.id: ExecutionSnapshot(
             **_parent_state(row),
             run_id=row.run_id,
             pipeline_id=row.pipeline_id,
-            input_data=load_json(getattr(row, "input_data", None)),
+            input_data=load_json(row.input_data) if with_input else None,
             trace=load_json(row.trace) or {},
         )
         for row in rows
@@ -125,6 +126,8 @@ def _task_executions(
     connection: Connection,
     rows: Sequence[Row[Any]],
     pipeline_results: dict[int, PipelineResultSnapshot] | None = None,
+    *,
+    with_config: bool = False,
 ) -> dict[int, TaskExecutionSnapshot]:
     if pipeline_results is None:
         ids = {row.pipeline_result_id for row in rows}
@@ -136,7 +139,7 @@ def _task_executions(
             pipeline_result=pipeline_results[row.pipeline_result_id],
             pipeline_task=row.pipeline_task,
             task_id=row.task_id,
-            config=load_json(getattr(row, "config", None)),
+            config=load_json(row.config) if with_config else None,
         )
         for row in rows
         if row.pipeline_result_id in pipeline_results
