@@ -303,9 +303,20 @@ def _scope(version: str) -> InstrumentationScope:
     return InstrumentationScope(SCOPE_NAME, version)
 
 
+class _Resource(Resource):
+    """A resource that is hashed once: an exporter looks each span's up, and the SDK's is written as JSON each time."""
+
+    def __init__(self, attributes: Mapping[str, AttributeValue]) -> None:
+        super().__init__(attributes)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 @lru_cache(maxsize=64)
 def _resource(attributes: str) -> Resource:
-    return Resource(json.loads(attributes))
+    return _Resource(json.loads(attributes))
 
 
 def _nanoseconds(moment: datetime) -> int:

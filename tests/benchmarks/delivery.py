@@ -1,7 +1,8 @@
 """Spans a second from the outbox to their acknowledgement, beside OpenTelemetry's SDK with the same spans.
 
 ``python -m tests.benchmarks.delivery [--url URL]``, in a checkout. The receiver is a process of its own that decodes
-nothing, see :mod:`tests.benchmarks.receiving`. The SDK is given the very spans that the sender made, in its batches.
+nothing, see :mod:`tests.benchmarks.receiving`. The SDK is given the very spans that the sender made, in its batches,
+but with resources of its own class, as spans have that it makes: it hashes those anew for each span.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import click
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
@@ -169,14 +171,32 @@ class _Backlog:
 
 
 class _Keeper(SpanExporter):
-    """Keeps what it is given."""
+    """Keeps what it is given, each span with a resource of the SDK's own class."""
 
     def __init__(self) -> None:
         self.batches: list[Sequence[ReadableSpan]] = []
+        self._resources: dict[Resource, Resource] = {}
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.batches.append(spans)
+        self.batches.append([self._as_the_sdk_has_it(span) for span in spans])
         return SpanExportResult.SUCCESS
+
+    def _as_the_sdk_has_it(self, span: ReadableSpan) -> ReadableSpan:
+        resource = self._resources.setdefault(span.resource, Resource(span.resource.attributes))
+        return ReadableSpan(
+            name=span.name,
+            context=span.context,
+            parent=span.parent,
+            resource=resource,
+            attributes=dict(span.attributes or {}),
+            events=span.events,
+            links=span.links,
+            kind=span.kind,
+            status=span.status,
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
 
 
 class _SenderProcess:
