@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
+from sqlalchemy import select
+
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
+from otel_storage.sql import schema
+from otel_storage.sql.types import load_json
 from otel_storage.testing.pipelines import Runner
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.measuring import Databases, Host, NullReporter, counted, medians_of
 
-OURS, THEIRS, TEMPLATE = "ours", "the host's", "the template alone"
+OURS, THEIRS = "ours", "the host's"
 NAME = "x the host's ORM storage"
 
 
@@ -38,15 +42,21 @@ def measure(databases: Databases, scale: Scale) -> Iterator[Figure]:
         def results_list(storage: Any) -> list[Any]:
             return _results_list(storage.get_pipeline_execution(run_id))
 
+        def read(storage: Any) -> list[Any]:
+            return _read_by_core(ours, run_id) if storage is ours else results_list(storage)
+
         def parent_fields(storage: Any) -> list[Any]:
             return [_parent_fields(result) for result in storage.get_task_results(run_id)]
 
         assert len(results_list(ours)) == len(results_list(host.storage)) == 10 * per_task
         assert sorted(parent_fields(ours)) == sorted(parent_fields(host.storage))
 
+        assert _read_by_core(ours, run_id) == results_list(ours)
         work = "results list of a 1 x 10 x 100 run"
         seconds = _seconds(storages, results_list, scale)
         yield Figure(work, engine, NAME, seconds[THEIRS] / seconds[OURS], at_least=10, is_guarded=True)
+        floor = _seconds({OURS: ours, THEIRS: host.storage}, read, scale)
+        yield Figure(work, engine, "SQLAlchemy Core, x the host's", floor[THEIRS] / floor[OURS])
         yield Figure(work, engine, "ms", 1000 * seconds[OURS])
         yield Figure(work, engine, "queries", _queries(ours, results_list), at_most=6, is_guarded=True)
 
@@ -101,6 +111,46 @@ def _results_list(execution: Any) -> list[Any]:
         for pipeline_result in execution.get_pipeline_results()
         for task_execution in pipeline_result.task_executions.all()
         for result in task_execution.get_task_results()
+    ]
+
+
+def _read_by_core(storage: OtelPipelineStorage, run_id: str) -> list[Any]:
+    """The same, without records: what the database and SQLAlchemy need for it."""
+    execution, pipeline_result, task_execution, task_result = (table.c for table in schema.LEVELS.values())
+    with storage.records.database.read() as connection:
+        execution_id = connection.execute(select(execution.id).where(execution.run_id == run_id)).scalar_one()
+        pipelines = connection.execute(
+            select(pipeline_result.id, pipeline_result.pipeline_object)
+            .where(pipeline_result.execution_id == execution_id)
+            .order_by(pipeline_result.id)
+        ).all()
+        tasks = connection.execute(
+            select(
+                task_execution.id,
+                task_execution.pipeline_result_id,
+                task_execution.pipeline_task,
+                task_execution.task_id,
+            )
+            .where(task_execution.execution_id == execution_id)
+            .order_by(task_execution.id)
+        ).all()
+        results = connection.execute(
+            select(
+                task_result.id,
+                task_result.task_execution_id,
+                task_result.status,
+                task_result.task_object,
+                task_result.started,
+                task_result.completed,
+            )
+            .where(task_result.execution_id == execution_id)
+            .order_by(task_result.id)
+        ).all()
+    objects = {id_: load_json(text) for id_, text in pipelines}
+    of_task = {id_: (name, task_id, objects[parent]) for id_, parent, name, task_id in tasks}
+    return [
+        (status, id_, run_id, *of_task[parent], load_json(task_object), started, completed)
+        for id_, parent, status, task_object, started, completed in results
     ]
 
 
