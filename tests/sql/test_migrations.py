@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
 PROCESSES = 8
+
+PARTS = 4
+"""An upgrade cut short at each of its statements is thousands that a server writes to its disk: so many tests of it."""
 
 
 def build(storage: SqlPipelineStorage, run_id: str) -> object:
@@ -287,11 +291,10 @@ class TestUpgradeCutShort:
             yield storage
 
     @pytest.mark.slow
-    def test_at_any_statement(self, storage: SqlPipelineStorage) -> None:
+    @pytest.mark.parametrize("first", range(1, PARTS + 1))
+    def test_at_any_statement(self, storage: SqlPipelineStorage, first: int) -> None:
         """Whichever statement is the last of it, the schema is not taken for done, and the next upgrade finishes it."""
-        number = 0
-        while True:
-            number += 1
+        for number in itertools.count(first, PARTS):
             with storage.database.engine.begin() as connection:
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
                 schema.metadata.drop_all(connection)
