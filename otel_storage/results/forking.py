@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 logger = logging.getLogger("otel_storage")
 
@@ -29,14 +28,9 @@ def forks_allowed() -> Iterator[None]:
         _gate.step_in(depth)
 
 
-@contextmanager
-def no_fork() -> Iterator[None]:
+def no_fork() -> AbstractContextManager[None]:
     """What is done inside is over before another thread of this process forks."""
-    _gate.enter()
-    try:
-        yield
-    finally:
-        _gate.leave()
+    return _gate
 
 
 def before_fork(work: Callable[[], object]) -> None:
@@ -45,28 +39,36 @@ def before_fork(work: Callable[[], object]) -> None:
 
 
 class _Gate:
-    """Many threads may be inside, until one of them forks: that waits for the others, and lets no more in."""
+    """Many threads may be inside, until one of them forks: that waits for the others, and lets no more in.
+
+    Every transaction goes through it, so that it is entered and left without more than that takes.
+    """
 
     def __init__(self) -> None:
         self.works: list[Callable[[], object]] = []
-        self._condition = threading.Condition(threading.RLock())
-        self._inside: Counter[int] = Counter()
+        self._inside: dict[int, int] = {}
+        """How often each thread has entered that is inside."""
         self._forking: set[int] = set()
+        self._make_lock()
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         thread = threading.get_ident()
-        with self._condition:
+        with self._lock:
             # Who is inside already goes on: the fork waits for it.
             while self._forking and not self._is_inside(thread):
                 self._condition.wait()
-            self._inside[thread] += 1
+            self._inside[thread] = self._inside.get(thread, 0) + 1
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         thread = threading.get_ident()
-        with self._condition:
-            self._inside[thread] -= 1
-            if not self._inside[thread]:
-                del self._inside[thread]
+        with self._lock:
+            depth = self._inside[thread] - 1
+            if depth:
+                self._inside[thread] = depth
+                return
+            del self._inside[thread]
+            # None but a fork waits for this.
+            if self._forking:
                 self._condition.notify_all()
 
     def step_out(self) -> int:
@@ -79,7 +81,7 @@ class _Gate:
     def step_in(self, depth: int) -> None:
         """Enter again, as often."""
         if depth:
-            self.enter()
+            self.__enter__()
             self._inside[threading.get_ident()] = depth
 
     def close(self) -> None:
@@ -102,10 +104,13 @@ class _Gate:
     def renew(self) -> None:
         """After it, in the child: there is nobody else."""
         thread = threading.get_ident()
-        depth = self._inside[thread]
-        self._condition = threading.Condition(threading.RLock())
-        self._inside = Counter({thread: depth} if depth else {})
+        self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
         self._forking = set()
+        self._make_lock()
+
+    def _make_lock(self) -> None:
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
 
     def _is_inside(self, thread: int) -> bool:
         return thread in self._inside or thread in self._forking

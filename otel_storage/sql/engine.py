@@ -285,7 +285,7 @@ class Database:
         with self._begun(connection) as connection:
             if self.dialect == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
-            with mariadb.upgrade_lock(connection) if self.is_mariadb else nullcontext():
+            with mariadb.upgrade_lock(connection) if self.is_mariadb else _NOTHING:
                 migrate.upgrade(connection, self.url)
 
     def _transaction(
@@ -330,7 +330,7 @@ class Database:
             is_tried: Whether what is done on it is done again if the connection turns out to be lost, so that the
                 server need not be asked beforehand.
         """
-        with no_fork() if self._is_file else nullcontext(), self._checked_out(is_tried) as connection:
+        with no_fork() if self._is_file else _NOTHING, self._checked_out(is_tried) as connection:
             yield connection
 
     def _open(self, is_tried: bool) -> Connection:
@@ -352,7 +352,7 @@ class Database:
         times_closed = self._times_closed
         try:
             # The first connection imports, which no fork may come upon; those after it may wait for a server long.
-            with forks_allowed() if self._has_connected and not self._is_file else nullcontext():
+            with forks_allowed() if self._has_connected and not self._is_file else _NOTHING:
                 connection = self._open(is_tried)
             self._has_connected = True
         except PoolTimeoutError as error:
@@ -428,6 +428,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
 """How a transaction is begun where our connections begin none by themselves."""
+
+_NOTHING = nullcontext()
 
 _UPGRADE_LOCK = 0x6F74656C5F73746F
 """Advisory locks of a PostgreSQL database have numbers that all its users share: this is "otel_sto" in ASCII."""

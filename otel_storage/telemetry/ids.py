@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 
 PIPELINE_EXECUTION = "PipelineExecution"
@@ -17,6 +18,7 @@ _RANDOM_UUID = re.compile(
 )
 
 
+@lru_cache(maxsize=128)
 def trace_id(run_id: str) -> int:
     """The id of the run's trace, 128 bits, never 0.
 
