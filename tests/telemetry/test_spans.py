@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -117,6 +118,14 @@ class TestTrace:
         [link] = root.links
         assert (link.context.trace_id, link.context.span_id, link.context.is_remote) == (5, 6, True)
         assert link.context.trace_flags.sampled
+
+    def test_resource_is_any_resource(self) -> None:
+        """Whoever groups spans by it finds the spans of the SDK's own tracers with the same resource beside ours."""
+        resource = task_result_span(task_result()).resource
+        theirs = Resource(resource.attributes)
+        assert hash(resource) == hash(theirs)
+        assert {resource: "ours"}[theirs] == "ours"
+        assert hash(resource) != hash(theirs.merge(Resource({"service.name": "another"})))
 
     def test_resource_and_scope(self) -> None:
         """What was decided at build, whatever the order it was kept in."""
