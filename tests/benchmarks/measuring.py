@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -169,11 +170,16 @@ def best_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
 
 
 def medians_of(contenders: dict[str, Prepared], repeat: int) -> dict[str, float]:
-    """The median seconds of each, taken in turns, so that all meet the same weather."""
+    """The median seconds of each, taken in turns, so that all meet the same weather.
+
+    Memory is collected before each: to collect all that there is takes as long as hundreds of changes of state, and it
+    came upon one of them at every second turn, and upon others never.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeat):
         for name, prepare in contenders.items():
             work, clean_up = prepare()
+            gc.collect()
             began = time.perf_counter()
             work()
             seconds[name].append(time.perf_counter() - began)
