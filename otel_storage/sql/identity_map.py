@@ -22,7 +22,11 @@ Record = TypeVar("Record", bound="SqlRecord")
 
 Row = dict[str, Any]
 
-_SPAN_COLUMNS = {"span_start", "span_end", "span_status", "span_outcome"}
+_UNREAD = {
+    *("span_start", "span_end", "span_status", "span_outcome"),
+    *("worker_host", "worker_pid", "worker_started", "counted"),
+}
+"""Columns that are not the record's but its span's, its worker's and the totals'. A driver takes its time for each."""
 
 # A list of ids longer than this is asked for in parts: engines limit the parameters of a statement.
 _CHUNK = 1000
@@ -192,7 +196,9 @@ def _lineage(kind: type[SqlRecord]) -> tuple[type[SqlRecord], ...]:
 
 
 def _columns(kind: type[SqlRecord]) -> tuple[str, ...]:
-    return tuple(column.name for column in kind.table.c if column.name not in _SPAN_COLUMNS)
+    # A record knows its execution by its parents.
+    unread = _UNREAD | ({"execution_id"} - {kind.parent_column})
+    return tuple(column.name for column in kind.table.c if column.name not in unread)
 
 
 def _rows(kind: type[SqlRecord]) -> Select[Any]:
