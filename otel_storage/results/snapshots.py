@@ -1,7 +1,8 @@
 """Records as they are stored, without behaviour: what a span is made from.
 
 All times are aware and UTC. A snapshot of one record is the same whenever it is read: a task result's is taken once it
-is final, those of the three levels above as they were when the run's telemetry was settled.
+is final, those of the three levels above as they were when the run's telemetry was settled. Nothing changes one, though
+those of records are not frozen: it would take Python three times as long to make one, and one is made for each span.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Failure:
     stacktrace: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RecordSnapshot:
     """What the four kinds have in common."""
 
@@ -47,7 +48,7 @@ class RecordSnapshot:
     worker: Worker | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ParentSnapshot(RecordSnapshot):
     """A record that has records below it."""
 
@@ -59,7 +60,7 @@ class ParentSnapshot(RecordSnapshot):
     """The final status it counts as: its own, or for a task execution never reported final that of its results."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ExecutionSnapshot(ParentSnapshot):
     """A PipelineExecution."""
 
@@ -70,7 +71,7 @@ class ExecutionSnapshot(ParentSnapshot):
     """What was decided about the run's trace when it was built."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PipelineResultSnapshot(ParentSnapshot):
     """A PipelineResult."""
 
@@ -79,7 +80,7 @@ class PipelineResultSnapshot(ParentSnapshot):
     runner: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TaskExecutionSnapshot(ParentSnapshot):
     """A TaskExecution."""
 
@@ -89,7 +90,7 @@ class TaskExecutionSnapshot(ParentSnapshot):
     config: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TaskResultSnapshot(RecordSnapshot):
     """A TaskResult in a final state."""
 

@@ -11,9 +11,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     Executable,
+    Integer,
     and_,
     bindparam,
     case,
@@ -205,18 +207,18 @@ class SqlOutbox:
         token = uuid.uuid4().hex
         now = self._clock()
         due_by = now if due_by is None else due_by
-        due = [
-            and_(_outbox.c.state == state, _outbox.c.kind == kind, _outbox.c.due <= due_by, _is_free(now))
-            for state in states
-        ]
+        statements = self._statements
+        found = statements.newest_due if newest_first else statements.oldest_due
+        # A state at a time, which the index has in order: what has to be sorted is read, and on MariaDB locked, whole.
+        due = [{"state": state, "kind": kind, "due_by": due_by, "now": now} for state in states]
         # A look without the write lock: an idle sender must not make writers wait.
-        if not any(self._exists(condition) for condition in due):
+        if not self._finds_any(statements.due, due):
             return token, ()
 
         def work(connection: Connection) -> Sequence[Any]:
-            rows = _locked(connection, due, limit, newest_first)
+            rows = _locked(connection, found, due, limit, newest_first)
             for ids in in_chunks([row.id for row in rows]):
-                connection.execute(self._statements.lease, {"new": token, "leased_until": now + lease, **ids})
+                connection.execute(statements.lease, {"new": token, "leased_until": now + lease, **ids})
             return rows
 
         return token, self._database.write(work)
@@ -240,6 +242,10 @@ class SqlOutbox:
                 part = and_(_outbox.c.id.in_(ids[start : start + _CHUNK]), _is_free(self._clock()))
                 changed += self._database.write_aside(update(_outbox).where(part).values(values))
         return changed
+
+    def _finds_any(self, statement: Executable, conditions: Sequence[dict[str, Any]]) -> bool:
+        with self._database.read() as connection:
+            return any(connection.execute(statement, condition).first() is not None for condition in conditions)
 
     def _exists(self, condition: ColumnElement[bool]) -> bool:
         with self._database.read() as connection:
@@ -295,8 +301,17 @@ class SqlOutbox:
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """Those on the references of one claim, by their ids; all but the first on those that the token ``of`` holds."""
+    """What is executed for each claim: made once.
 
+    The first three find references of a ``kind`` and a ``state`` that were due by a time, and are free ``now``; the
+    others are on the references of a claim, by their ids: all but ``lease`` on those that the token ``of`` holds.
+    """
+
+    due: Executable
+    """Whether there is any."""
+    oldest_due: Executable
+    """Lock ``most`` of them, those that have been due for the longest."""
+    newest_due: Executable
     lease: Executable
     held: Executable
     renew: Executable
@@ -307,10 +322,27 @@ class _Statements:
 
 @cache
 def _statements(dialect: str) -> _Statements:
+    now = bindparam("now", type_=_outbox.c.leased_until.type)
+    is_due = and_(
+        _outbox.c.state == bindparam("state"),
+        _outbox.c.kind == bindparam("kind"),
+        _outbox.c.due <= bindparam("due_by"),
+        _is_free(now),
+    )
+    locked = (
+        select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts, _outbox.c.due)
+        .where(is_due)
+        .limit(bindparam("most", type_=Integer))
+        # Lets senders work side by side; SQLite has none, but its write lock is held.
+        .with_for_update(skip_locked=True)
+    )
     has_id = among(_outbox.c.id, dialect)
     is_held = and_(has_id, _outbox.c.token == bindparam("of"))
     given_back = {"state": bindparam("state"), "attempts": _outbox.c.attempts + 1, "error": bindparam("error"), **_FREE}
     return _Statements(
+        due=select(_outbox.c.id).where(is_due).limit(1),
+        oldest_due=locked.order_by(_outbox.c.due),
+        newest_due=locked.order_by(_outbox.c.due.desc()),
         lease=update(_outbox).where(has_id).values(token=bindparam("new"), leased_until=bindparam("leased_until")),
         held=select(_outbox.c.id).where(is_held),
         renew=update(_outbox).where(is_held).values(leased_until=bindparam("leased_until")),
@@ -321,18 +353,12 @@ def _statements(dialect: str) -> _Statements:
 
 
 def _locked(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int, newest_first: bool
+    connection: Connection, found: Executable, due: Sequence[dict[str, Any]], limit: int, newest_first: bool
 ) -> Sequence[Any]:
-    """Lock references that meet one of the conditions, a state each: those that have been due for the longest."""
-    statement = (
-        select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts, _outbox.c.due)
-        .order_by(_outbox.c.due.desc() if newest_first else _outbox.c.due)
-        .limit(limit)
-        # Lets senders work side by side; SQLite has none, but its write lock is held.
-        .with_for_update(skip_locked=True)
-    )
-    # A state at a time, which the index has in order: what has to be sorted is read, and on MariaDB locked, whole.
-    rows = [row for condition in conditions for row in connection.execute(statement.where(condition)).all()]
+    """Lock the references that were due first, or last, of those that meet one of the conditions."""
+    rows = [row for condition in due for row in connection.execute(found, {**condition, "most": limit}).all()]
+    if len(due) == 1:
+        return rows
     return sorted(rows, key=attrgetter("due", "id"), reverse=newest_first)[:limit]
 
 
@@ -343,6 +369,6 @@ _IS_UNSENT = and_(_outbox.c.state.in_((WAITING, HELD)), _outbox.c.due.is_not(Non
 _FREE: dict[str, Any] = {"token": None, "leased_until": None}
 
 
-def _is_free(now: datetime) -> ColumnElement[bool]:
+def _is_free(now: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     """Whether no lease is on the reference, or one that has run out."""
     return or_(_outbox.c.leased_until.is_(None), _outbox.c.leased_until < now)

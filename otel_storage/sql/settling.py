@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, Update, and_, bindparam, case, func, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, case, func, select, update
 
 from otel_storage.results.outbox import Settling
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql import schema
+from otel_storage.sql.prepared import Prepared
 from otel_storage.sql.transitions import TASK_RESULT
 
 _SHORTEST_HOLD = timedelta(seconds=0.5)
@@ -267,12 +268,13 @@ def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> Non
         if level.end is not None
     ]
     if rows:
-        connection.execute(_storing(table), rows)
+        _storing(table).execute(connection, rows)
 
 
 @cache
-def _storing(table: Table) -> Update:
+def _storing(table: Table) -> Prepared:
     values: dict[str, Any] = {
         name: bindparam(name) for name in ("span_start", "span_end", "span_status", "span_outcome")
     }
-    return update(table).where(table.c.id == bindparam("record_id"), table.c.span_end.is_(None)).values(values)
+    is_unsettled = and_(table.c.id == bindparam("record_id"), table.c.span_end.is_(None))
+    return Prepared(update(table).where(is_unsettled).values(values))

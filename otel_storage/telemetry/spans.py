@@ -298,9 +298,22 @@ def _bounded(attributes: names.Attributes, limit: int | None) -> Mapping[str, At
 # The same objects for all runs: an exporter groups the spans by them, and what is the same need not be compared.
 
 
+class _Scope(InstrumentationScope):
+    """A scope that is hashed once, as :class:`_Resource`."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(name, version)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 @lru_cache(maxsize=64)
 def _scope(version: str) -> InstrumentationScope:
-    return InstrumentationScope(SCOPE_NAME, version)
+    return _Scope(SCOPE_NAME, version)
 
 
 class _Resource(Resource):

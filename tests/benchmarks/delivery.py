@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.delivery [--url URL]``, in a checkout. The receiver is a process of its own that decodes
 nothing, see :mod:`tests.benchmarks.receiving`. The SDK is given the very spans that the sender made, in its batches,
-but with resources of its own class, as spans have that it makes: it hashes those anew for each span.
+but with resources and scopes of its own classes, as spans have that it makes: it hashes those anew for each span.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from sqlalchemy import Connection, insert, select, update
 
@@ -123,7 +124,7 @@ class _Backlog:
 
     def batches(self) -> list[Sequence[ReadableSpan]]:
         """The spans that are sent, as they are sent."""
-        keeper = _Keeper()
+        keeper = Keeper()
         self._empty()
         with closing(OtelPipelineStorage(url=self._url, delivery="external", exporter=keeper)) as storage:
             self._put_back()
@@ -170,19 +171,24 @@ class _Backlog:
         self._storage.records.database.write(work)
 
 
-class _Keeper(SpanExporter):
-    """Keeps what it is given, each span with a resource of the SDK's own class."""
+class Keeper(SpanExporter):
+    """Keeps what it is given, each span with a resource and a scope of the SDK's own classes."""
 
     def __init__(self) -> None:
         self.batches: list[Sequence[ReadableSpan]] = []
         self._resources: dict[Resource, Resource] = {}
+        self._scopes: dict[InstrumentationScope, InstrumentationScope] = {}
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Keep them."""
         self.batches.append([self._as_the_sdk_has_it(span) for span in spans])
         return SpanExportResult.SUCCESS
 
     def _as_the_sdk_has_it(self, span: ReadableSpan) -> ReadableSpan:
         resource = self._resources.setdefault(span.resource, Resource(span.resource.attributes))
+        scope = span.instrumentation_scope
+        assert scope is not None
+        scope = self._scopes.setdefault(scope, InstrumentationScope(scope.name, scope.version))
         return ReadableSpan(
             name=span.name,
             context=span.context,
@@ -195,7 +201,7 @@ class _Keeper(SpanExporter):
             status=span.status,
             start_time=span.start_time,
             end_time=span.end_time,
-            instrumentation_scope=span.instrumentation_scope,
+            instrumentation_scope=scope,
         )
 
 
