@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.trace import SpanContext
 
 from otel_storage.results.base import PipelineStorageObject
 from otel_storage.results.guard import Guard
@@ -94,6 +95,25 @@ def _link(run_id: str, execution_id: int) -> None:
         span.add_link(spans.record_context(run_id, "PipelineExecution", execution_id, True))
 
 
+class _TaskSpan(trace.NonRecordingSpan):
+    """The span of a task result that runs: its context is made for those who ask, which most tasks do not."""
+
+    def __init__(self, run_id: str, record_id: int, sampled: bool) -> None:
+        self._run_id = str(run_id)
+        self._record_id = int(record_id)
+        self._sampled = sampled
+        self._made: SpanContext | None = None
+
+    def get_span_context(self) -> SpanContext:
+        """The context that the task result's span will have."""
+        if self._made is None:
+            self._made = spans.record_context(self._run_id, "TaskResult", self._record_id, self._sampled)
+        return self._made
+
+    def __repr__(self) -> str:
+        return f"NonRecordingSpan({self.get_span_context()!r})"
+
+
 class _Attached(NamedTuple):
     """A context that was attached for a task result."""
 
@@ -123,8 +143,8 @@ class _TaskContexts:
         """Attach the task result's context; one that it has in this thread already is replaced."""
         self.leave(task_result)
         self._drop_dead()
-        span_context = spans.record_context(task_result.get_run_id(), "TaskResult", task_result.get_id(), sampled)
-        context = trace.set_span_in_context(trace.NonRecordingSpan(span_context))
+        span = _TaskSpan(task_result.get_run_id(), task_result.get_id(), sampled)
+        context = trace.set_span_in_context(span)
         reference = weakref.ref(task_result, self._drop_dead)
         self._stack().append(_Attached(reference, context, attach(context)))
 
