@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results import forking, helpers
@@ -183,6 +184,30 @@ def test_a_fork_while_the_first_connection_is_made(postgresql_url: str) -> None:
                 door.is_open.set()
                 built = child.result()
             assert [execution.get_run_id() for execution in storage.get_pipeline_executions()] == [built]
+
+
+def test_a_fork_while_the_first_connection_imports(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is importing what its first connection needs at the fork; the child, which needs it too, has it."""
+    (tmp_path / "limits_slow_driver.py").write_text("import time\ntime.sleep(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "limits_slow_driver", raising=False)
+    with closing(SqlPipelineStorage(url)) as storage:
+
+        @event.listens_for(storage.database.engine, "do_connect")
+        def connect(*_: Any) -> None:
+            import_module("limits_slow_driver")
+
+        def work(_: Callable[[], None]) -> str:
+            import_module("limits_slow_driver")
+            return runs.run(storage)
+
+        with thread(storage.get_pipeline_digest):
+            deadline = time.monotonic() + 10
+            while "limits_slow_driver" not in sys.modules and time.monotonic() < deadline:
+                time.sleep(0.01)
+            with Child(work) as child:
+                built = child.result()
+        assert [execution.get_run_id() for execution in storage.get_pipeline_executions()] == [built]
 
 
 @pytest.mark.parametrize("lock", [hooks._lock, helpers._lock], ids=["hooks", "helpers"])
