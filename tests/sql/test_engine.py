@@ -666,9 +666,10 @@ def session(connection: Connection) -> int:
 
 def end_postgresql_sessions(connection: Connection) -> int:
     """End every session of the database but this; returns how many."""
+    # Autovacuum comes to any database, and is no session of anybody's.
     statement = (
         "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
     return int(connection.execute(text(statement)).scalar_one())
 
