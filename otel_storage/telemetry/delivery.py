@@ -128,6 +128,8 @@ class Delivery:
 
     def notify(self) -> None:
         """Say that there is something to send; takes no time."""
+        if not self.threaded:
+            return
         if self._thread is None or not self._thread.is_alive():
             self.start()
         self._signal.wake()
