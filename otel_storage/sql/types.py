@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import DateTime, Dialect, String, Text
@@ -91,8 +92,10 @@ def _keeps_text(dialect: Dialect) -> bool:
     return dialect.name == "sqlite" and not getattr(dialect, "native_datetime", False)
 
 
+@lru_cache(maxsize=256)
 def _text_from_utc(moment: datetime | None) -> str | None:
-    # As SQLAlchemy's own type writes it, always with six digits after the point: text is compared as text.
+    # As SQLAlchemy's own type writes it, always with six digits after the point: text is compared as text. Kept, as the
+    # time of one change goes into several columns, and the start of a process into each row that it works on.
     return None if moment is None else aware(moment, "a stored time").isoformat(" ", "microseconds")[:26]
 
 
