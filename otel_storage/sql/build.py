@@ -206,7 +206,7 @@ class IdSource:
         if self._connection.dialect.name == "postgresql" and len(rows) >= bulk.FEWEST:
             bulk.insert_arrays(self._connection, table, rows)
         else:
-            _prepared_insert(table, tuple(rows[0])).execute(self._connection, rows)
+            _prepared_insert(table, tuple(rows[0])).execute_many(self._connection, rows)
         if reserve is None:
             _set_ids(rows, self._in_order(table, rows))
 

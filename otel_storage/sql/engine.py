@@ -282,7 +282,9 @@ class Database:
         self._check_server(connection)
         connection.rollback()
         # One process migrates, the others wait for its lock and find it done.
-        with self._begun(connection) as connection:
+        connection = self._transactional(connection)
+        with connection.begin():
+            self._begin(connection)
             if self.dialect == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
             with mariadb.upgrade_lock(connection) if self.is_mariadb else _NOTHING:
@@ -294,23 +296,25 @@ class Database:
         with self._connect(is_tried=is_tried) as connection:
             if is_one_statement and (self.dialect == "postgresql" or self._commits_each):
                 return work(self._autocommitting(connection))
-            with self._begun(connection) as connection:
+            connection = self._transactional(connection)
+            with connection.begin():
+                self._begin(connection)
                 return work(connection)
 
-    @contextmanager
-    def _begun(self, connection: Connection) -> Iterator[Connection]:
-        """The connection in a transaction, which is committed at the end."""
+    def _transactional(self, connection: Connection) -> Connection:
+        """The connection, in the isolation that transactions are to have: begun with ``begin()`` and :meth:`_begin`."""
         if self.is_mariadb and not self._owned:
             # As our own engines are: REPEATABLE READ, the usual default, locks the gaps between rows too.
-            connection = connection.execution_options(isolation_level="READ COMMITTED")
-        with connection.begin():
-            # Not by an event, which every statement of the engine would pay for.
-            if self.dialect in _BEGIN and (self._commits_each or not _begins(connection)):
-                connection.exec_driver_sql(_BEGIN[self.dialect])
-            elif self.dialect == "sqlite" and self._schema_checked:
-                # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
-                connection.exec_driver_sql("DELETE FROM otel_storage_outbox WHERE 1 = 0")
-            yield connection
+            return connection.execution_options(isolation_level="READ COMMITTED")
+        return connection
+
+    def _begin(self, connection: Connection) -> None:
+        # Not by an event, which every statement of the engine would pay for.
+        if self.dialect in _BEGIN and (self._commits_each or not _begins(connection)):
+            connection.exec_driver_sql(_BEGIN[self.dialect])
+        elif self.dialect == "sqlite" and self._schema_checked:
+            # Takes the write lock first, as our own engines do: a read lock cannot always be raised to one.
+            connection.exec_driver_sql("DELETE FROM otel_storage_outbox WHERE 1 = 0")
 
     def _autocommitting(self, connection: Connection) -> Connection:
         """The connection, on which a statement is a transaction by itself, as far as that saves round trips.

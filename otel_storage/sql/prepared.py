@@ -25,22 +25,31 @@ class Prepared:
         # By engine: a text holds its dialect, which would be kept for ever by it.
         self._texts: WeakKeyDictionary[Engine, _Text] = WeakKeyDictionary()
 
-    def execute(
-        self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]
-    ) -> CursorResult[Any]:
-        """Execute it with the values of its parameters, or once for each row of many."""
-        dialect = connection.dialect
-        is_bulk = not isinstance(values, Mapping) and getattr(dialect, "use_insertmanyvalues_wo_returning", False)
-        if is_bulk or "schema_translate_map" in connection.get_execution_options():
-            # Of an engine of the user's: one whose driver is slow at many rows, so that SQLAlchemy puts them together,
-            # or one that keeps the tables in another schema, whose name is filled in for each execution.
+    def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+        """Execute it with the values of its parameters."""
+        if _SCHEMAS in connection.get_execution_options():
             return connection.execute(self._statement, values)
+        text = self._text(connection)
+        return connection.exec_driver_sql(text.sql, text.parameters(values))
+
+    def execute_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
+        """Execute it once for each row, which holds the values of its parameters."""
+        # An engine of the user's may have a driver that is slow at many rows, so that SQLAlchemy puts them together.
+        is_bulk = getattr(connection.dialect, "use_insertmanyvalues_wo_returning", False)
+        if is_bulk or _SCHEMAS in connection.get_execution_options():
+            return connection.execute(self._statement, rows)
+        text = self._text(connection)
+        return connection.exec_driver_sql(text.sql, text.parameters_of_many(rows))
+
+    def _text(self, connection: Connection) -> _Text:
         text = self._texts.get(connection.engine)
         if text is None:
-            text = self._texts[connection.engine] = _Text(self._statement, dialect)
-        if isinstance(values, Mapping):
-            return connection.exec_driver_sql(text.sql, text.parameters(values))
-        return connection.exec_driver_sql(text.sql, text.parameters_of_many(values))
+            text = self._texts[connection.engine] = _Text(self._statement, connection.dialect)
+        return text
+
+
+_SCHEMAS = "schema_translate_map"
+"""An option of an engine of the user's that keeps the tables in another schema: its name is filled in each time."""
 
 
 class _Text:
@@ -61,14 +70,17 @@ class _Text:
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | tuple[Any, ...]:
         """The values as the driver takes them."""
-        return self._parameters_like({}, values)
+        bound = {**self._constants, **values}
+        for name, process in self._processors.items():
+            bound[name] = process(bound[name])
+        return self._in_order(bound)
 
     def parameters_of_many(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         """Those of each row; what the rows of a run have in common is turned into the driver's value once."""
         turned: dict[str, tuple[Any, Any]] = {}
-        return [self._parameters_like(turned, row) for row in rows]
+        return [self._parameters_after(turned, row) for row in rows]
 
-    def _parameters_like(
+    def _parameters_after(
         self, turned: dict[str, tuple[Any, Any]], values: Mapping[str, Any]
     ) -> dict[str, Any] | tuple[Any, ...]:
         bound = {**self._constants, **values}
@@ -78,4 +90,7 @@ class _Text:
             if known is None or known[0] is not value:
                 known = turned[name] = (value, process(value))
             bound[name] = known[1]
+        return self._in_order(bound)
+
+    def _in_order(self, bound: dict[str, Any]) -> dict[str, Any] | tuple[Any, ...]:
         return bound if self._order is None else tuple([bound[name] for name in self._order])

@@ -268,7 +268,7 @@ def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> Non
         if level.end is not None
     ]
     if rows:
-        _storing(table).execute(connection, rows)
+        _storing(table).execute_many(connection, rows)
 
 
 @cache

@@ -38,7 +38,7 @@ def test_values_are_stored_as_sqlalchemy_stores_them(tmp_path: Path) -> None:
         table.create(connection)
         later = NOON.replace(hour=13)
         INSERT.execute(connection, {"id": 1, "status": PipelineTaskStatus.PENDING, "at": NOON})
-        INSERT.execute(
+        INSERT.execute_many(
             connection,
             [
                 {"id": 2, "status": PipelineTaskStatus.RUNNING, "at": NOON},
@@ -74,7 +74,7 @@ def test_tables_in_another_schema(tmp_path: Path) -> None:
     with engine.connect() as connection:
         connection.exec_driver_sql(f"ATTACH '{tmp_path / 'other.db'}' AS b")
         table.create(connection)
-        INSERT.execute(connection, [{"id": 1, "status": PipelineTaskStatus.PENDING, "at": NOON}])
+        INSERT.execute_many(connection, [{"id": 1, "status": PipelineTaskStatus.PENDING, "at": NOON}])
         FINISH.execute(connection, {"record_id": 1, "now": NOON})
         assert connection.exec_driver_sql("SELECT id, status FROM b.record").all() == [(1, "DONE")]
     engine.dispose()
