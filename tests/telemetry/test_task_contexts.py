@@ -126,6 +126,23 @@ def test_a_task_that_somebody_else_finished_gives_its_context_back(run: Run) -> 
     assert context.get_current() is before
 
 
+def test_the_current_span_outlives_its_task(run: Run) -> None:
+    """Who keeps the current span can still ask for its context, and see it, when the task and its records are gone."""
+    task_result = run.task_result(0)
+    task_result.report_status_change(Forgetful(), RUNNING)
+    span = trace.get_current_span()
+    span_id = ids.span_id("TaskResult", task_result.get_id())
+    task_result.report_status_change(Forgetful(), DONE)
+    del task_result
+
+    assert not span.is_recording()
+    asked = span.get_span_context()
+    assert (asked.trace_id, asked.span_id, asked.is_valid) == (ids.trace_id(run.id), span_id, True)
+    assert asked.trace_flags.sampled
+    assert span.get_span_context() is asked
+    assert ids.format_span_id(span_id) in repr(span)
+
+
 LEAVING = """
 import logging, sys
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
