@@ -92,11 +92,16 @@ def _keeps_text(dialect: Dialect) -> bool:
     return dialect.name == "sqlite" and not getattr(dialect, "native_datetime", False)
 
 
-@lru_cache(maxsize=256)
 def _text_from_utc(moment: datetime | None) -> str | None:
+    return None if moment is None else _text(aware(moment, "a stored time"))
+
+
+@lru_cache(maxsize=256)
+def _text(utc: datetime) -> str:
     # As SQLAlchemy's own type writes it, always with six digits after the point: text is compared as text. Kept, as the
-    # time of one change goes into several columns, and the start of a process into each row that it works on.
-    return None if moment is None else aware(moment, "a stored time").isoformat(" ", "microseconds")[:26]
+    # time of one change goes into several columns, and the start of a process into each row that it works on. Of times
+    # in UTC alone: in another zone two that are equal may be an hour apart, and differ in nothing but ``fold``.
+    return utc.isoformat(" ", "microseconds")[:26]
 
 
 def _utc_from_text(text: str | None) -> datetime | None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -86,6 +87,15 @@ class TestUtcDateTime:
         assert at == moment.astimezone(UTC)
         assert at.tzinfo is UTC
         assert at.microsecond == moment.microsecond
+
+    def test_an_hour_that_is_repeated(self, connection: Connection) -> None:
+        """Of two times that Python finds equal each is stored as the moment that it is."""
+        first, second = (datetime(2024, 10, 27, 2, 30, fold=fold, tzinfo=ZoneInfo("Europe/Berlin")) for fold in (0, 1))
+        assert first == second
+
+        times = [stored(connection, at=moment).at for moment in (first, second)]
+
+        assert times == [datetime(2024, 10, 27, hour, 30, tzinfo=UTC) for hour in (0, 1)]
 
     def test_order(self, connection: Connection) -> None:
         """Times of different zones compare and sort as moments in the database too."""
