@@ -287,17 +287,7 @@ def _conflict(database: Database, error: IntegrityError, run_id: str) -> Excepti
     return RunExists(f"there is a run {run_id} already; give every run an id of its own, e.g. str(uuid.uuid4())")
 
 
-_UNSET = dict.fromkeys(
-    (
-        "started",
-        "completed",
-        "started_message",
-        "completed_message",
-        "worker_host",
-        "worker_pid",
-        "worker_started",
-    )
-)
+_UNSET = dict.fromkeys(("started", "completed", "started_message", "completed_message"))
 
 
 def _records(

@@ -309,6 +309,7 @@ class Database:
         return connection
 
     def _begin(self, connection: Connection) -> None:
+        """Begin the transaction on the database too, right after SQLAlchemy's own ``begin()``, if nobody else does."""
         # Not by an event, which every statement of the engine would pay for.
         if self.dialect in _BEGIN and (self._commits_each or not _begins(connection)):
             connection.exec_driver_sql(_BEGIN[self.dialect])
@@ -364,9 +365,10 @@ class Database:
 
     def _gate_of_connecting(self) -> AbstractContextManager[None]:
         if not self._has_connected:
-            # It imports, and so does the driver, the name of the host for one: no fork may come upon that.
+            # The first connection imports: SQLAlchemy does, and the driver, to look the host's name up for one. A child
+            # that needs what is half imported hangs, so that a fork waits even for a server that does not answer.
             return no_fork()
-        # A server may be waited for long.
+        # Those after it import nothing, and may wait for a server long.
         return _NOTHING if self._is_file else forks_allowed()
 
     def _refuse(self, error: DBAPIError) -> None:
@@ -404,7 +406,7 @@ class Database:
 
 
 class _CheckedOut:
-    """A connection for as long as it is used; on one to a file of SQLite's a fork waits, see ``before_fork``.
+    """A connection for as long as it is used; for one to a file of SQLite's a fork waits, see ``before_fork``.
 
     Every transaction enters one: no generator, which takes twice as long to go through.
 

@@ -170,8 +170,14 @@ def test_a_fork_while_the_exporter_is_imported(
         assert len(receiver.spans) == runs.SPANS
 
 
-def test_a_fork_while_the_first_connection_is_made(postgresql_url: str) -> None:
-    """The server keeps the parent's first connection waiting at the fork; the child's own does not wait for it."""
+def test_a_fork_while_the_first_connection_is_made(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server keeps the parent's first connection waiting at the fork: that waits too, but not for ever.
+
+    The child's own does not wait for it.
+    """
+    monkeypatch.setattr(forking, "PATIENCE", 0.2)
     with closing(SqlPipelineStorage(postgresql_url)) as storage:
         storage.upgrade()
     server = make_url(postgresql_url)
@@ -183,6 +189,7 @@ def test_a_fork_while_the_first_connection_is_made(postgresql_url: str) -> None:
             with Child(lambda _: runs.run(storage)) as child:
                 door.is_open.set()
                 built = child.result()
+            assert "forks while another thread of it uses the storage" in caplog.text
             assert [execution.get_run_id() for execution in storage.get_pipeline_executions()] == [built]
 
 
@@ -205,6 +212,7 @@ def test_a_fork_while_the_first_connection_imports(url: str, tmp_path: Path, mon
             deadline = time.monotonic() + 10
             while "limits_slow_driver" not in sys.modules and time.monotonic() < deadline:
                 time.sleep(0.01)
+            assert sys.modules["limits_slow_driver"].__spec__._initializing  # type: ignore[union-attr]  # not public
             with Child(work) as child:
                 built = child.result()
         assert [execution.get_run_id() for execution in storage.get_pipeline_executions()] == [built]
