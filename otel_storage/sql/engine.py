@@ -281,14 +281,15 @@ class Database:
     def _upgrade(self, connection: Connection) -> None:
         self._check_server(connection)
         connection.rollback()
-        # One process migrates, the others wait for its lock and find it done.
-        connection = self._transactional(connection)
-        with connection.begin():
-            self._begin(connection)
+
+        def work(connection: Connection) -> None:
+            # One process migrates, the others wait for its lock and find it done.
             if self.dialect == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
             with mariadb.upgrade_lock(connection) if self.is_mariadb else _NOTHING:
                 migrate.upgrade(connection, self.url)
+
+        self._in_transaction(connection, work)
 
     def _transaction(
         self, work: Callable[[Connection], Result], is_one_statement: bool, *, is_tried: bool = False
@@ -296,17 +297,15 @@ class Database:
         with self._connect(is_tried=is_tried) as connection:
             if is_one_statement and (self.dialect == "postgresql" or self._commits_each):
                 return work(self._autocommitting(connection))
-            connection = self._transactional(connection)
-            with connection.begin():
-                self._begin(connection)
-                return work(connection)
+            return self._in_transaction(connection, work)
 
-    def _transactional(self, connection: Connection) -> Connection:
-        """The connection, in the isolation that transactions are to have: begun with ``begin()`` and :meth:`_begin`."""
+    def _in_transaction(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         if self.is_mariadb and not self._owned:
             # As our own engines are: REPEATABLE READ, the usual default, locks the gaps between rows too.
-            return connection.execution_options(isolation_level="READ COMMITTED")
-        return connection
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin():
+            self._begin(connection)
+            return work(connection)
 
     def _begin(self, connection: Connection) -> None:
         """Begin the transaction on the database too, right after SQLAlchemy's own ``begin()``, if nobody else does."""

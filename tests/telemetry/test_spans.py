@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_storage.results.failures import capture_failure
@@ -126,6 +127,15 @@ class TestTrace:
         assert hash(resource) == hash(theirs)
         assert {resource: "ours"}[theirs] == "ours"
         assert hash(resource) != hash(theirs.merge(Resource({"service.name": "another"})))
+
+    def test_scope_is_any_scope(self) -> None:
+        """So it does the spans of the SDK's own tracers with the same scope."""
+        scope = task_result_span(task_result()).instrumentation_scope
+        assert scope is not None
+        theirs = InstrumentationScope(scope.name, scope.version)
+        assert hash(scope) == hash(theirs)
+        assert {scope: "ours"}[theirs] == {theirs: "theirs", scope: "ours"}[theirs] == "ours"
+        assert hash(scope) != hash(InstrumentationScope(scope.name, "another"))
 
     def test_resource_and_scope(self) -> None:
         """What was decided at build, whatever the order it was kept in."""
