@@ -20,17 +20,18 @@ from tests.processes import run_python
 
 PACKAGE = Path(next(iter(otel_storage.__path__)))
 
-ANYTHING = {"", "cli", "composite", "contrib", "metrics", "results", "sql", "telemetry", "testing", "watch"}
+ANYTHING = {"", "cli", "composite", "contrib", "metrics", "results", "runtime", "sql", "telemetry", "testing", "watch"}
 """The parts of the package; the empty one is its public names."""
 
 MAY_IMPORT = {
     "": {"composite", "results", "sql"},
-    "results": {"results"},
-    "sql": {"results", "sql"},
-    "telemetry": {"results", "telemetry"},
-    "metrics": {"results", "telemetry", "metrics"},
-    "watch": {"results", "watch"},
-    "composite": {"results", "sql", "telemetry", "watch", "composite"},
+    "runtime": {"runtime"},
+    "results": {"runtime", "results"},
+    "sql": {"runtime", "results", "sql"},
+    "telemetry": {"runtime", "results", "telemetry"},
+    "metrics": {"runtime", "results", "telemetry", "metrics"},
+    "watch": {"runtime", "results", "watch"},
+    "composite": {"runtime", "results", "sql", "telemetry", "watch", "composite"},
     "testing": {"results", "testing"},
     "contrib": ANYTHING - {"testing"},
     "cli": ANYTHING - {"contrib", "testing"},

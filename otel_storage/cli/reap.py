@@ -220,7 +220,7 @@ def _shrink(widths: list[int], room: int) -> None:
 
 
 def _summarise(output: Output, tally: _Tally, closing: Closing | None, *, by_age: bool) -> None:
-    from otel_storage.sql.worker import this_worker
+    from otel_storage.runtime.worker import this_worker
 
     total = tally.outcomes.total()
     host_name = this_worker().host

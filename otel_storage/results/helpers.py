@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from otel_storage.results import config, host
-from otel_storage.results.forking import no_fork
+from otel_storage.runtime.forking import no_fork
 
 if TYPE_CHECKING:
     from otel_storage.results.base import (

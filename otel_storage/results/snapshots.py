@@ -12,16 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from otel_storage.results.status import PipelineTaskStatus
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """The process that reported RUNNING."""
-
-    host: str
-    pid: int
-    started: datetime | None
-    """When the process started, where the operating system tells: a process id is used again."""
+from otel_storage.runtime.worker import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Table, case, exists, func, literal_column, not_, or_, select
 
-from otel_storage.results.snapshots import Worker
 from otel_storage.results.status import FINAL, PipelineTaskStatus
+from otel_storage.runtime.worker import Worker, is_gone, this_worker
 from otel_storage.sql import schema
 from otel_storage.sql.transitions import EXECUTION, TASK_RESULT
-from otel_storage.sql.worker import is_gone, this_worker
 
 if TYPE_CHECKING:
     from otel_storage.sql.engine import Database

@@ -17,9 +17,9 @@ from otel_storage.results.snapshots import (
     RunSnapshot,
     TaskExecutionSnapshot,
     TaskResultSnapshot,
-    Worker,
 )
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
+from otel_storage.runtime.worker import Worker
 from otel_storage.sql import schema
 from otel_storage.sql.among import among, in_chunks
 from otel_storage.sql.types import load_json

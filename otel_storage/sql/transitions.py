@@ -19,10 +19,10 @@ from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, Status
 from otel_storage.results.failures import capture_failure
 from otel_storage.results.snapshots import Failure
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
+from otel_storage.runtime.worker import this_worker
 from otel_storage.sql import mariadb, schema
 from otel_storage.sql.prepared import Prepared
 from otel_storage.sql.types import storable
-from otel_storage.sql.worker import this_worker
 
 if TYPE_CHECKING:
     from otel_storage.results.protocols import Reporter

@@ -18,7 +18,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.results.forking import no_fork
+from otel_storage.runtime.forking import no_fork
 from otel_storage.telemetry.heartbeat import Heartbeat
 from otel_storage.telemetry.sending import DeliveryReport, Sender
 

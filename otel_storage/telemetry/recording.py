@@ -14,7 +14,7 @@ from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import SpanContext
 
 from otel_storage.results.base import PipelineStorageObject
-from otel_storage.results.guard import Guard
+from otel_storage.runtime.guard import Guard
 from otel_storage.telemetry import ids, run_trace, spans
 from otel_storage.telemetry.links import UrlTemplate
 

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from otel_storage.results import base
 from otel_storage.results.failures import capture_failure
-from otel_storage.results.guard import Guard
 from otel_storage.results.snapshots import Failure
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
+from otel_storage.runtime.guard import Guard
 
 TASK_RESULT = "TaskResult"
 KINDS = frozenset({"PipelineExecution", "PipelineResult", "TaskExecution", TASK_RESULT})

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from otel_storage.results import host
 from otel_storage.results.base import BADLY_CONFIGURED, PipelineStorage
 from otel_storage.results.copies import RecordChange, RunCopies, RunCopy
-from otel_storage.results.guard import Guard
 from otel_storage.results.status import PipelineTaskStatus, as_status
+from otel_storage.runtime.guard import Guard
 from otel_storage.watch import hooks
 from otel_storage.watch.hooks import Noted
 from otel_storage.watch.reading import read_change, read_run

@@ -16,8 +16,8 @@ import pytest
 
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
+from otel_storage.runtime.worker import this_worker
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.sql.worker import this_worker
 from otel_storage.testing.receiver import OtlpReceiver
 from tests.cli.conftest import Invoke, Runs
 from tests.processes import ROOT, die_after, run_python, start_python

@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from otel_storage.results.snapshots import Worker
-from otel_storage.sql.worker import is_gone, process_start, this_worker
+from otel_storage.runtime.worker import Worker, is_gone, process_start, this_worker
 
 HOUR = timedelta(hours=1)
 

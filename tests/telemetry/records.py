@@ -12,9 +12,9 @@ from otel_storage.results.snapshots import (
     RunSnapshot,
     TaskExecutionSnapshot,
     TaskResultSnapshot,
-    Worker,
 )
 from otel_storage.results.status import PipelineTaskStatus as Status
+from otel_storage.runtime.worker import Worker
 from otel_storage.telemetry.run_trace import Limits, RunTrace
 
 RUN_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"

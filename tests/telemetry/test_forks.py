@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_storage.results import forking
-from otel_storage.results.forking import forks_allowed, no_fork
+from otel_storage.runtime import forking
+from otel_storage.runtime.forking import forks_allowed, no_fork
 from tests.processes import run_python
 
 SCRIPT = """

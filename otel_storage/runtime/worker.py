@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from otel_storage.results.snapshots import Worker
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """The process that reported RUNNING."""
+
+    host: str
+    pid: int
+    started: datetime | None
+    """When the process started, where the operating system tells: a process id is used again."""
 
 
 def this_worker() -> Worker:
