@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from sqlalchemy import URL
 
+from otel_storage.ports.outbox import Settling
 from otel_storage.results import clock as clocks
 from otel_storage.results import config
 from otel_storage.results.base import HostRecord, PipelineStorage
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.results.outbox import Settling
 from otel_storage.sql.storage import SqlPipelineStorage
 
 if TYPE_CHECKING:

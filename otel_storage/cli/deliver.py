@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_storage.composite import OtelPipelineStorage
-    from otel_storage.results.outbox import OutboxStatus
+    from otel_storage.ports.outbox import OutboxStatus
     from otel_storage.telemetry.sending import DeliveryReport
 
     OnProgress = Callable[[DeliveryReport], None]

@@ -15,8 +15,8 @@ import click
 from otel_storage.cli import text
 from otel_storage.cli.options import json_option, open_records, parse_age, url_option
 from otel_storage.cli.output import Output
+from otel_storage.ports.totals import MOST_SERIES, Histogram
 from otel_storage.results import clock
-from otel_storage.results.totals import MOST_SERIES, Histogram
 
 if TYPE_CHECKING:
     from otel_storage.metrics.families import FamilyPoints
@@ -251,7 +251,7 @@ def _as_json(one: FamilyPoints) -> dict[str, Any]:
 def _value(value: float | Histogram) -> dict[str, Any]:
     if not isinstance(value, Histogram):
         return {"value": value}
-    from otel_storage.results.totals import BOUNDS
+    from otel_storage.ports.totals import BOUNDS
 
     bounds: Sequence[float] = BOUNDS
     return {

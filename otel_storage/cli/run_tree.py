@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from otel_storage.cli import text
+from otel_storage.ports.snapshots import Failure
 from otel_storage.results.base import PipelineExecution, PipelineStorageObject
-from otel_storage.results.snapshots import Failure
 from otel_storage.results.status import FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.sql import schema

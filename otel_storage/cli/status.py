@@ -17,7 +17,7 @@ from otel_storage.cli.options import json_option, open_telemetry, parse_age, url
 from otel_storage.cli.output import Output
 
 if TYPE_CHECKING:
-    from otel_storage.results.outbox import OutboxStatus, SeenSender
+    from otel_storage.ports.outbox import OutboxStatus, SeenSender
     from otel_storage.sql.storage import SqlPipelineStorage
 
 _SENDERS_READ = 100

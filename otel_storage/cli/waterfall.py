@@ -17,7 +17,7 @@ from rich.text import Text
 from otel_storage.cli import text
 from otel_storage.cli.output import STYLES, UNICODE, Glyphs
 from otel_storage.cli.run_tree import Node
-from otel_storage.results.failures import reduce_validation
+from otel_storage.privacy.validation import reduce_validation
 from otel_storage.results.status import FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
 

@@ -25,8 +25,8 @@ from otel_storage.metrics.families import (
     sorted_points,
 )
 from otel_storage.metrics.troubles import Troubles
+from otel_storage.ports.totals import BOUNDS, Histogram
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.results.totals import BOUNDS, Histogram
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -25,9 +25,9 @@ from opentelemetry.semconv._incubating.metrics.cicd_metrics import (
 )
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
-from otel_storage.results.outcomes import CANCELLATION, SUCCESS
+from otel_storage.ports.outcomes import CANCELLATION, SUCCESS
+from otel_storage.ports.totals import MOST_SERIES, Figures, Histogram, Total
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.results.totals import MOST_SERIES, Figures, Histogram, Total
 from otel_storage.telemetry import ids
 from otel_storage.telemetry.attributes import STATUS, is_error
 

@@ -26,8 +26,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_storage.metrics.families import Attributes, Exemplar, FamilyPoints, Kind, Point, sorted_points
 from otel_storage.metrics.troubles import Troubles
+from otel_storage.ports.totals import BOUNDS, Histogram
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.results.totals import BOUNDS, Histogram
 from otel_storage.telemetry.acknowledgement import (
     Verdict,
     explain,

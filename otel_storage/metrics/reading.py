@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from otel_storage.metrics.families import FamilyPoints, families
+from otel_storage.ports.totals import MOST_SERIES, Figures, Totals
 from otel_storage.results import host
 from otel_storage.results.exceptions import OtelStorageError
-from otel_storage.results.totals import MOST_SERIES, Figures, Totals
 
 PATIENCE = 5.0
 """Seconds that a reader counts before it says that there is more to count: Prometheus waits for ten."""

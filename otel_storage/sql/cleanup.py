@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, delete, func, select
 
-from otel_storage.results.outcomes import MESSAGE_LENGTH, outcome
+from otel_storage.ports.outcomes import MESSAGE_LENGTH, outcome
 from otel_storage.results.status import FINAL
 from otel_storage.sql import schema, totals
 from otel_storage.sql.among import IDS, among

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from otel_storage.results.copies import RecordChange
+from otel_storage.ports.copies import RecordChange
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
 from otel_storage.sql.copies import SqlCopies
 

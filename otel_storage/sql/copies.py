@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, insert, select
 
-from otel_storage.results.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy
+from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql import cleanup, schema
 from otel_storage.sql.build import IdSource, Row
@@ -37,7 +37,7 @@ class _Run:
 
 
 class SqlCopies:
-    """The copies in a database of ours; see :class:`~otel_storage.results.copies.RunCopies` for what it promises.
+    """The copies in a database of ours; see :class:`~otel_storage.ports.copies.RunCopies` for what it promises.
 
     Args:
         database: The database, with connections for this alone: a run waits for them.

@@ -26,8 +26,8 @@ from sqlalchemy import (
     update,
 )
 
-from otel_storage.results.outbox import Claim, Claims, OutboxCounts, OutboxStatus, Settling
-from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
+from otel_storage.ports.outbox import Claim, Claims, OutboxCounts, OutboxStatus, Settling
+from otel_storage.ports.snapshots import RunSnapshot, TaskResultSnapshot
 from otel_storage.sql import schema, settling, snapshots
 from otel_storage.sql.among import among, in_chunks
 from otel_storage.sql.senders import SqlSenders

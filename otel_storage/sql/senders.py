@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, delete, insert, select, update
 
-from otel_storage.results.outbox import SeenSender
+from otel_storage.ports.outbox import SeenSender
 from otel_storage.runtime.worker import this_worker
 from otel_storage.sql import schema
 from otel_storage.sql.types import storable

@@ -1,6 +1,6 @@
 """When the three parent levels of a run may leave, and what their spans are made from.
 
-The rule is that of :meth:`otel_storage.results.outbox.Outbox.claim_runs`. A task execution whose results are all final
+The rule is that of :meth:`otel_storage.ports.outbox.Outbox.claim_runs`. A task execution whose results are all final
 counts as final, as they do: the host's eager runner never reports a successful one.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, and_, bindparam, case, func, select, update
 
-from otel_storage.results.outbox import Settling
+from otel_storage.ports.outbox import Settling
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql import schema
 from otel_storage.sql.prepared import Prepared

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, select
 
-from otel_storage.results.snapshots import (
+from otel_storage.ports.snapshots import (
     ExecutionSnapshot,
     Failure,
     PipelineResultSnapshot,

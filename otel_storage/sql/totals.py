@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from otel_storage.results.outcomes import MESSAGE_LENGTH, OUTCOMES, outcome
-from otel_storage.results.status import FINAL, PipelineTaskStatus
-from otel_storage.results.totals import (
+from otel_storage.ports.outcomes import MESSAGE_LENGTH, OUTCOMES, outcome
+from otel_storage.ports.totals import (
     BOUNDS,
     BOUNDS_VERSION,
     EMPTY,
@@ -33,12 +32,13 @@ from otel_storage.results.totals import (
     Total,
     TracedRun,
 )
+from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql import mariadb, schema
 from otel_storage.sql.types import load_json
 
 if TYPE_CHECKING:
+    from otel_storage.ports.outbox import OutboxCounts
     from otel_storage.results.clock import Clock
-    from otel_storage.results.outbox import OutboxCounts
     from otel_storage.sql.engine import Database
     from otel_storage.sql.outbox import SqlOutbox
 
@@ -131,7 +131,7 @@ Additions = defaultdict[Key, Addition]
 
 
 class SqlTotals:
-    """The totals in a database of ours; see :class:`~otel_storage.results.totals.Totals` for what it promises."""
+    """The totals in a database of ours; see :class:`~otel_storage.ports.totals.Totals` for what it promises."""
 
     def __init__(self, database: Database, clock: Clock, outbox: SqlOutbox) -> None:
         self._database = database

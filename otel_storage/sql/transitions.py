@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Insert, Update, bindparam, insert, literal, or_, select, update
 
+from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.failures import capture_failure
 from otel_storage.results.base import changed_state
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
-from otel_storage.results.failures import capture_failure
-from otel_storage.results.snapshots import Failure
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
 from otel_storage.runtime.worker import this_worker
 from otel_storage.sql import mariadb, schema

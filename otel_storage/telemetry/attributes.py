@@ -27,9 +27,8 @@ from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_TYPE,
 )
 
-from otel_storage.results import outcomes
-from otel_storage.results.model_objects import is_model_object
-from otel_storage.results.snapshots import (
+from otel_storage.ports import outcomes
+from otel_storage.ports.snapshots import (
     ExecutionSnapshot,
     ParentSnapshot,
     PipelineResultSnapshot,
@@ -37,9 +36,10 @@ from otel_storage.results.snapshots import (
     TaskExecutionSnapshot,
     TaskResultSnapshot,
 )
+from otel_storage.privacy.masking import as_json
+from otel_storage.results.model_objects import is_model_object
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
 from otel_storage.telemetry import ids
-from otel_storage.telemetry.privacy import as_json
 from otel_storage.telemetry.run_trace import AttributeValue, RunTrace
 
 __all__ = ["EXCEPTION_MESSAGE", "EXCEPTION_STACKTRACE", "EXCEPTION_TYPE"]

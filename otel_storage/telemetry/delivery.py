@@ -23,9 +23,9 @@ from otel_storage.telemetry.heartbeat import Heartbeat
 from otel_storage.telemetry.sending import DeliveryReport, Sender
 
 if TYPE_CHECKING:
+    from otel_storage.ports.outbox import Outbox
+    from otel_storage.ports.totals import Counting
     from otel_storage.results.clock import Clock
-    from otel_storage.results.outbox import Outbox
-    from otel_storage.results.totals import Counting
 
 logger = logging.getLogger("otel_storage")
 

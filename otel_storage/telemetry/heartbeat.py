@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from otel_storage.ports.outbox import Senders
     from otel_storage.results.clock import Clock
-    from otel_storage.results.outbox import Senders
 
 logger = logging.getLogger("otel_storage")
 

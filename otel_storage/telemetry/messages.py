@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from otel_storage.results.snapshots import Failure
+from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.masking import scrub_and_cut, scrub_and_cut_middle
+from otel_storage.privacy.validation import reduce_validation, summarise_validation
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.results.validation import reduce_validation, summarise_validation
-from otel_storage.telemetry.privacy import scrub_and_cut, scrub_and_cut_middle
 
 WITHHELD = "message withheld; capture 'messages' to send it"
 

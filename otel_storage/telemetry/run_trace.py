@@ -40,9 +40,9 @@ from opentelemetry.semconv.attributes.telemetry_attributes import (
     TELEMETRY_SDK_VERSION,
 )
 
+from otel_storage.privacy.masking import VALUE_BYTES
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.telemetry import ids
-from otel_storage.telemetry.privacy import VALUE_BYTES
 
 logger = logging.getLogger("otel_storage")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from otel_storage.results.outbox import Claim, Claims, Outbox, Settling
+from otel_storage.ports.outbox import Claim, Claims, Outbox, Settling
 from otel_storage.runtime.forking import forks_allowed, no_fork
 from otel_storage.telemetry.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 from otel_storage.telemetry.spans import Spans

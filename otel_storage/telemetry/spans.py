@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from otel_storage.results.snapshots import (
+from otel_storage.ports.snapshots import (
     ExecutionSnapshot,
     Failure,
     ParentSnapshot,
@@ -23,11 +23,11 @@ from otel_storage.results.snapshots import (
     TaskExecutionSnapshot,
     TaskResultSnapshot,
 )
+from otel_storage.privacy.masking import cut
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.telemetry import attributes as names
 from otel_storage.telemetry import ids
 from otel_storage.telemetry.messages import public_message, public_stacktrace
-from otel_storage.telemetry.privacy import cut
 from otel_storage.telemetry.run_trace import AttributeValue, RunTrace
 
 SCOPE_NAME = "otel_storage"

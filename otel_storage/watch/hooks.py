@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Protocol
 
+from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.failures import capture_failure
 from otel_storage.results import base
-from otel_storage.results.failures import capture_failure
-from otel_storage.results.snapshots import Failure
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
 from otel_storage.runtime.guard import Guard
 

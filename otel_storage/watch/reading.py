@@ -6,13 +6,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from otel_storage.results.copies import (
-    PipelineResultCopy,
-    RecordChange,
-    RunCopy,
-    TaskExecutionCopy,
-    TaskResultCopy,
-)
+from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy, TaskResultCopy
 from otel_storage.results.model_objects import is_model_object
 from otel_storage.watch.hooks import Noted
 

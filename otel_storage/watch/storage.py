@@ -9,9 +9,9 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from otel_storage.ports.copies import RecordChange, RunCopies, RunCopy
 from otel_storage.results import host
 from otel_storage.results.base import BADLY_CONFIGURED, PipelineStorage
-from otel_storage.results.copies import RecordChange, RunCopies, RunCopy
 from otel_storage.results.status import PipelineTaskStatus, as_status
 from otel_storage.runtime.guard import Guard
 from otel_storage.watch import hooks

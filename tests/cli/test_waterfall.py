@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from otel_storage.cli import waterfall
 from otel_storage.cli.output import ASCII, UNICODE, Glyphs
 from otel_storage.cli.run_tree import Node
-from otel_storage.results.snapshots import Failure
+from otel_storage.ports.snapshots import Failure
 from otel_storage.results.status import PipelineTaskStatus as Status
 from tests.cli.trees import START, node, result, run, task
 

@@ -10,10 +10,11 @@ import pytest
 from opentelemetry.semconv._incubating.attributes.cicd_attributes import CicdPipelineResultValues
 
 from otel_storage.metrics.families import FAMILIES, Kind, attribute_names
-from otel_storage.results import host, outcomes
-from otel_storage.results.outbox import OutboxCounts
+from otel_storage.ports import outcomes
+from otel_storage.ports.outbox import OutboxCounts
+from otel_storage.ports.totals import BOUNDS, Histogram
+from otel_storage.results import host
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.results.totals import BOUNDS, Histogram
 from otel_storage.telemetry import attributes
 from tests.metrics.conftest import REPORTER, Site
 

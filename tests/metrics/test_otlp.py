@@ -11,9 +11,9 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from otel_storage.metrics import reading
 from otel_storage.metrics.families import FAMILIES, Kind
 from otel_storage.metrics.otlp import Pusher
+from otel_storage.ports.totals import BOUNDS
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.results.totals import BOUNDS
 from otel_storage.telemetry import ids
 from tests.metrics.conftest import Site
 from tests.metrics.receivers import GrpcReceiver, MetricsReceiver, attributes, metrics

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, create_engine, event, func, insert, make_url,
 from sqlalchemy.exc import DataError
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
+from otel_storage.ports.outbox import Settling
 from otel_storage.results.exceptions import ConfigurationError, InvalidInput, RunExists
-from otel_storage.results.outbox import Settling
 from otel_storage.sql import schema
 from otel_storage.sql.durations import microseconds_between
 from otel_storage.sql.engine import Database

@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import select, text, update
 
 from otel_storage.composite import OtelPipelineStorage
-from otel_storage.results.outbox import Claim, Settling
-from otel_storage.results.snapshots import TaskResultSnapshot
+from otel_storage.ports.outbox import Claim, Settling
+from otel_storage.ports.snapshots import TaskResultSnapshot
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.sql import replay as replaying
 from otel_storage.sql import schema

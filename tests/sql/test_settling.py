@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otel_storage.composite import OtelPipelineStorage
-from otel_storage.results.outbox import Settling
+from otel_storage.ports.outbox import Settling
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql import settling, snapshots
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task

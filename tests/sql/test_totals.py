@@ -21,10 +21,10 @@ from sqlalchemy import case, delete, event, func, select
 from sqlalchemy.exc import OperationalError
 
 from otel_storage.composite import OtelPipelineStorage
+from otel_storage.ports.totals import EMPTY, SHOWN_FOR, Figures, Total
 from otel_storage.results.base import PipelineDigest, PipelineDigestItem, PipelineExecution
 from otel_storage.results.status import FAILED, FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.results.totals import EMPTY, SHOWN_FOR, Figures, Total
 from otel_storage.sql import schema, totals
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import ManualClock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from otel_storage.results.snapshots import (
+from otel_storage.ports.snapshots import (
     ExecutionSnapshot,
     Failure,
     PipelineResultSnapshot,

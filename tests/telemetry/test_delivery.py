@@ -29,8 +29,8 @@ from otel_storage import (
     SqlPipelineStorage,
     TaskResult,
 )
+from otel_storage.ports.outbox import OutboxStatus
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.results.outbox import OutboxStatus
 from otel_storage.telemetry import ids
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
-from otel_storage.results.failures import capture_failure
-from otel_storage.results.snapshots import Failure, RunSnapshot
+from otel_storage.ports.snapshots import Failure, RunSnapshot
+from otel_storage.privacy.failures import capture_failure
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.telemetry.messages import WITHHELD
 from otel_storage.telemetry.run_trace import RunTrace, SpanLink

@@ -462,8 +462,8 @@ def _file(database: Database) -> Path | None:
 def _words(error: BaseException) -> str:
     """What the error says, on one line and without secrets."""
     from otel_storage.cli.text import one_line
+    from otel_storage.privacy.masking import scrub
     from otel_storage.results.exceptions import OtelStorageError
-    from otel_storage.telemetry.privacy import scrub
 
     words = str(error) if isinstance(error, OtelStorageError) else f"{type(error).__name__}: {error}"
     return one_line(scrub(words))

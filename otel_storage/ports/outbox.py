@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from otel_storage.results.snapshots import RunSnapshot, TaskResultSnapshot
+from otel_storage.ports.snapshots import RunSnapshot, TaskResultSnapshot
 
 
 @dataclass(frozen=True, slots=True)

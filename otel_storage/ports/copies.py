@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from otel_storage.results.snapshots import Failure
+from otel_storage.ports.snapshots import Failure
 from otel_storage.results.status import PipelineTaskStatus
 
 

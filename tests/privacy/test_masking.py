@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from otel_storage.telemetry import privacy
-from otel_storage.telemetry.privacy import MASK, as_json, cut, cut_middle, scrub, scrub_and_cut, scrub_and_cut_middle
+from otel_storage.privacy import masking as privacy
+from otel_storage.privacy.masking import MASK, as_json, cut, cut_middle, scrub, scrub_and_cut, scrub_and_cut_middle
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow+IBAAKCAQEA\n7Zk/==\n-----END RSA PRIVATE KEY-----"

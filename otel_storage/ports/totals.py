@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from otel_storage.results.outbox import OutboxCounts
+from otel_storage.ports.outbox import OutboxCounts
 from otel_storage.results.status import PipelineTaskStatus
 
 BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
@@ -73,7 +73,7 @@ class Total:
     """Empty: the total is of the pipeline's runs."""
     status: PipelineTaskStatus
     outcome: str
-    """See :mod:`~otel_storage.results.outcomes`; of a task what its status means alone."""
+    """See :mod:`~otel_storage.ports.outcomes`; of a task what its status means alone."""
     created: datetime
     """Since when they are counted."""
     count: int

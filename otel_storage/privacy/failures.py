@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from traceback import TracebackException
 
-from otel_storage.results.snapshots import Failure
-from otel_storage.results.validation import reduce_validation
-
-__all__ = ["capture_failure", "reduce_validation"]
+from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.validation import reduce_validation
 
 _TEXT_LENGTH = 64_000
 _STACK_BYTES = 64_000

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from otel_storage.results.validation import WITHHELD, reduce_validation, summarise_validation
+from otel_storage.privacy.validation import WITHHELD, reduce_validation, summarise_validation
 
 CARD = "4111-1111-1111-1111"
 

@@ -7,8 +7,8 @@ import json
 import pydantic
 import pytest
 
-from otel_storage.results.failures import capture_failure
-from otel_storage.results.snapshots import Failure
+from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.failures import capture_failure
 
 CARD = "4111-1111-1111-1111"
 

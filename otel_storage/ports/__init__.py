@@ -1,0 +1,1 @@
+"""What our parts promise each other: the outbox, snapshots of records, copies of runs, totals."""

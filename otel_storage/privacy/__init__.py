@@ -1,0 +1,1 @@
+"""What may leave the process, and what is masked or reduced first."""
