@@ -202,8 +202,8 @@ class OtelPipelineStorage(PipelineStorage):
 
     def _watch_storage(self) -> StorageWatch:
         # Imported here: most storages are ours.
-        from otel_storage.sql.copies import SqlCopies
-        from otel_storage.sql.records import SqlRecord
+        from otel_storage.sql.records.levels import SqlRecord
+        from otel_storage.sql.upkeep.copies import SqlCopies
         from otel_storage.watch.storage import StorageWatch
 
         copies = SqlCopies(self.records.database.with_patience(COPIES_PATIENCE), self.records.clock)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import URL, Connection, Table, create_engine, delete, func, select
 
 from otel_storage.composite import OtelPipelineStorage
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.conformance import StrictStorageConformance

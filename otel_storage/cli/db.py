@@ -24,7 +24,7 @@ def current(url: str | None, as_json: bool) -> None:
     \b
     JSON keys: url, current (null: there is no schema), expected, up_to_date.
     """
-    from otel_storage.sql.schema import SCHEMA_VERSION
+    from otel_storage.sql.database.schema import SCHEMA_VERSION
 
     output = Output(as_json)
     with open_records(url) as records:
@@ -37,7 +37,7 @@ def current(url: str | None, as_json: bool) -> None:
         else:
             output.out.print(version or "none")
         if not is_current:
-            from otel_storage.sql import migrate
+            from otel_storage.sql.database import migrate
 
             migrate.check(version, records.url)
 

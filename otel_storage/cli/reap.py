@@ -22,9 +22,9 @@ from otel_storage.results.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from otel_storage.results.base import PipelineStorage
     from otel_storage.results.protocols import Reporter
-    from otel_storage.sql.closing import Closing, Outcome
-    from otel_storage.sql.reaping import DeadRecord
     from otel_storage.sql.storage import SqlPipelineStorage
+    from otel_storage.sql.upkeep.closing import Closing, Outcome
+    from otel_storage.sql.upkeep.reaping import DeadRecord
 
 _MEASURED = 100
 """How many lines of a table are read before the first is printed, to see how wide its columns are."""
@@ -73,8 +73,8 @@ def reap(yes: bool, older_than: datetime | None, force: bool, url: str | None, a
     """
     if force != (older_than is not None):
         raise click.UsageError("--older-than and --force go together: they close what may be alive")
-    from otel_storage.sql.closing import Closing
-    from otel_storage.sql.reaping import find_dead
+    from otel_storage.sql.upkeep.closing import Closing
+    from otel_storage.sql.upkeep.reaping import find_dead
 
     output = Output(as_json)
     with open_storage(url) as (storage, records):

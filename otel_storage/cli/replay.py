@@ -18,11 +18,11 @@ from otel_storage.cli.runs import find_run
 from otel_storage.results import clock
 
 if TYPE_CHECKING:
-    from otel_storage.sql.replay import Replay, ReplayReport
+    from otel_storage.sql.outbox.replay import Replay, ReplayReport
     from otel_storage.sql.storage import SqlPipelineStorage
 
 _RATE = 500
-"""See ``otel_storage.sql.replay.RATE``, which is not imported for the help alone."""
+"""See ``otel_storage.sql.outbox.replay.RATE``, which is not imported for the help alone."""
 
 
 @click.command()
@@ -85,7 +85,7 @@ def replay(
     """
     if not (run_ids or pipeline_id or since or until):
         raise click.UsageError("say which runs: --run, --pipeline, --since or --until; --since 1970-01-01 means all")
-    from otel_storage.sql.replay import Replay, Selection
+    from otel_storage.sql.outbox.replay import Replay, Selection
 
     output = Output(as_json)
     with open_records(url) as records:

@@ -15,7 +15,7 @@ from otel_storage.ports.snapshots import Failure
 from otel_storage.results.base import PipelineExecution, PipelineStorageObject
 from otel_storage.results.status import FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 
 if TYPE_CHECKING:
     from otel_storage.sql.storage import SqlPipelineStorage

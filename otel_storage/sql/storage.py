@@ -14,21 +14,23 @@ from sqlalchemy.exc import DBAPIError
 from otel_storage.results import clock as clocks
 from otel_storage.results.base import PipelineDigest, PipelineStorage
 from otel_storage.results.exceptions import DatabaseUnavailable
-from otel_storage.sql import build, digest, schema
-from otel_storage.sql.cleanup import CHUNK, oldest, remove
-from otel_storage.sql.engine import Database, logger
-from otel_storage.sql.identity_map import IdentityMap
-from otel_storage.sql.outbox import SqlOutbox
-from otel_storage.sql.records import (
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.engine import Database, logger
+from otel_storage.sql.database.types import record_id, storable
+from otel_storage.sql.outbox.references import SqlOutbox
+from otel_storage.sql.records import building
+from otel_storage.sql.records.identity_map import IdentityMap
+from otel_storage.sql.records.levels import (
     Record,
     SqlPipelineExecution,
     SqlPipelineResult,
     SqlTaskExecution,
     SqlTaskResult,
 )
-from otel_storage.sql.sequences import EmptySequence, RunSequence, SqlSequence
-from otel_storage.sql.totals import SqlTotals
-from otel_storage.sql.types import record_id, storable
+from otel_storage.sql.records.sequences import EmptySequence, RunSequence, SqlSequence
+from otel_storage.sql.totals import digest
+from otel_storage.sql.totals.counting import SqlTotals
+from otel_storage.sql.upkeep.cleanup import CHUNK, oldest, remove
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
@@ -109,16 +111,16 @@ class SqlPipelineStorage(PipelineStorage):
         build_all: bool | None = True,
     ) -> SqlPipelineExecution:
         """Store a new run in one transaction of bulk inserts; see the contract."""
-        plan = build.plan(pipeline, run_id, runner, reporter, input_data, bool(build_all), self.clock())
+        plan = building.plan(pipeline, run_id, runner, reporter, input_data, bool(build_all), self.clock())
         run_id, pipeline_id = plan.execution["run_id"], plan.execution["pipeline_id"]
         trace = self.listener.run_building(run_id, pipeline_id) if self.listener is not None else None
         is_traced = trace is not None and bool(trace.get("sampled"))
-        rows = build.store(self.database, plan, None if trace is None else json.dumps(trace), is_traced=is_traced)
+        rows = building.store(self.database, plan, None if trace is None else json.dumps(trace), is_traced=is_traced)
         if self.listener is not None and trace is not None:
             self.listener.run_built(run_id, rows.executions[0]["id"], trace)
             if is_traced and not build_all:
                 self.listener.committed()
-        return build.announce(self._records(), rows, reporter)
+        return building.announce(self._records(), rows, reporter)
 
     def get_pipeline_digest(self) -> PipelineDigest:
         """The figures of each pipeline that has a run."""

@@ -17,7 +17,7 @@ import click
 from sqlalchemy import Connection, insert, select
 
 from otel_storage import OtelPipelineStorage, SqlPipelineStorage
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 from otel_storage.testing.pipelines import Runner
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.measuring import (

@@ -30,8 +30,8 @@ from sqlalchemy import (
 )
 
 from otel_storage import OtelPipelineStorage
-from otel_storage.sql import schema
-from otel_storage.sql.cleanup import CHUNK
+from otel_storage.sql.database import schema
+from otel_storage.sql.upkeep.cleanup import CHUNK
 from otel_storage.testing.pipelines import Pipeline, Runner, Task
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.history import NUMBERS, RUN_ID

@@ -29,7 +29,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from sqlalchemy import Connection, insert, select, update
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 from otel_storage.testing.pipelines import Pipeline, Runner, Task
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.measuring import Databases, NullReporter, databases, print_ratios

@@ -8,8 +8,8 @@ from contextlib import closing
 from sqlalchemy import URL, Update, func, insert, literal_column, select, text, update
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
-from otel_storage.sql import schema
-from otel_storage.sql.durations import microseconds_between
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.durations import microseconds_between
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 
 PIPELINE = "history.Nightly"

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Select, case, func, select, text
 from otel_storage.metrics.exposition import render
 from otel_storage.metrics.reading import Reader
 from otel_storage.results.status import FAILED, PipelineTaskStatus
-from otel_storage.sql import schema
-from otel_storage.sql.durations import microseconds_between
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.durations import microseconds_between
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.sql.totals import SqlTotals
+from otel_storage.sql.totals.counting import SqlTotals
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.measuring import Databases, databases, print_ratios
 

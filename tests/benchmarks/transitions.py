@@ -18,7 +18,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from sqlalchemy import URL, Connection, Engine, bindparam, create_engine, event, insert, update
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus, SqlPipelineStorage
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 from otel_storage.testing.pipelines import Runner
 from tests.benchmarks.delivery import Keeper
 from tests.benchmarks.figures import Figure, Scale

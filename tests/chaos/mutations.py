@@ -29,7 +29,7 @@ def settle_first() -> None:
 
 def reference_later() -> None:
     """Write the reference after the commit of the final state, in a transaction of its own."""
-    from otel_storage.sql import transitions
+    from otel_storage.sql.records import transitions
 
     advance, write_references = transitions.advance, transitions.write_references
     put_off: list[tuple[tuple[Any, ...], dict[str, Any]]] = []

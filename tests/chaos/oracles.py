@@ -12,7 +12,8 @@ from sqlalchemy import Table, select
 
 from otel_storage.results.base import changed_state
 from otel_storage.results.status import FINAL, PipelineTaskStatus
-from otel_storage.sql import schema, snapshots
+from otel_storage.sql.database import schema
+from otel_storage.sql.outbox import snapshots
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.telemetry.spans import run_spans, task_result_span
 from tests.chaos import journal

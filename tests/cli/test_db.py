@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from otel_storage.sql.schema import SCHEMA_VERSION
+from otel_storage.sql.database.schema import SCHEMA_VERSION
 from tests.cli.conftest import Invoke
 
 

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import text
 
 from otel_storage.results import clock
-from otel_storage.sql import replay as replaying
-from otel_storage.sql.replay import Replay
+from otel_storage.sql.outbox import replay as replaying
+from otel_storage.sql.outbox.replay import Replay
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver, RefuseSpan
 from tests.cli.conftest import Execute, Invoke, Runs

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from otel_storage.contrib.django import checks
 from otel_storage.results import clock
-from otel_storage.sql.schema import SCHEMA_VERSION
+from otel_storage.sql.database.schema import SCHEMA_VERSION
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.telemetry.heartbeat import Heartbeat
 from tests.contrib.conftest import Checker, Project

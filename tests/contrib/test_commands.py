@@ -11,7 +11,7 @@ import click
 import pytest
 
 from otel_storage.cli import cli
-from otel_storage.sql.schema import SCHEMA_VERSION
+from otel_storage.sql.database.schema import SCHEMA_VERSION
 from otel_storage.testing.receiver import OtlpReceiver
 from tests.contrib.conftest import Project
 

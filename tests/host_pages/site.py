@@ -245,7 +245,7 @@ class Commands:
     def _update(self, run_id: str, **values: Any) -> None:
         from sqlalchemy import update
 
-        from otel_storage.sql import schema
+        from otel_storage.sql.database import schema
 
         table = schema.pipeline_execution
         statement = update(table).where(table.c.run_id == run_id).values(values)
@@ -337,7 +337,7 @@ def _raised(call: Any) -> str:
 def _store_object(record: Any, identity: dict[str, Any]) -> None:
     from sqlalchemy import update
 
-    from otel_storage.sql import schema
+    from otel_storage.sql.database import schema
 
     table = schema.task_result
     statement = update(table).where(table.c.id == record.get_id()).values(task_object=json.dumps(identity))

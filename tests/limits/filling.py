@@ -12,10 +12,10 @@ from sqlalchemy import Connection, insert
 
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import schema
-from otel_storage.sql.build import IdSource
+from otel_storage.sql.database import schema
+from otel_storage.sql.records.building import IdSource
+from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT, reference
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.sql.transitions import EXECUTION, TASK_RESULT, reference
 from otel_storage.telemetry.run_trace import decide
 
 RESULTS = 99

@@ -19,7 +19,8 @@ from sqlalchemy import event, select, update
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results import clock
-from otel_storage.sql import outbox, schema
+from otel_storage.sql.database import schema
+from otel_storage.sql.outbox import references
 from tests import services
 from tests.limits.filling import fill
 
@@ -150,7 +151,7 @@ def test_writers_go_on_while_a_backlog_is_changed(database_url: str, change: str
     assert (status.due if change == "hasten" else status.expired) == 3000
     in_each = [sum(group) for commits, group in itertools.groupby(changed, key=bool) if commits]
     assert sum(in_each) == 3000
-    assert max(in_each) <= outbox._CHUNK
+    assert max(in_each) <= references._CHUNK
 
 
 def test_a_lease_is_left_alone(database_url: str) -> None:
@@ -216,7 +217,7 @@ def test_old_runs_are_claimed_in_order(database_url: str) -> None:
         storage.records.database.write(lambda connection: connection.execute(delete))
         with storage.records.database.read() as connection:
             ids = connection.execute(select(table.c.id).order_by(table.c.due)).scalars().all()
-        hold = update(table).where(table.c.id.in_(ids[::2])).values(state=outbox.HELD)
+        hold = update(table).where(table.c.id.in_(ids[::2])).values(state=references.HELD)
         storage.records.database.write(lambda connection: connection.execute(hold))
         settling = storage.delivery._sender._rules.settling
         claimed = [

@@ -17,8 +17,8 @@ from sqlalchemy import event, make_url, text
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.exceptions import DatabaseUnavailable
-from otel_storage.sql.copies import SqlCopies
 from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.sql.upkeep.copies import SqlCopies
 from tests.limits import runs
 from tests.limits.children import Child
 from tests.watch.memory import MemoryStorage

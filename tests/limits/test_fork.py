@@ -21,7 +21,7 @@ from sqlalchemy import event, make_url, text
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results import helpers
 from otel_storage.runtime import forking
-from otel_storage.sql.engine import Database
+from otel_storage.sql.database.engine import Database
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver, Slow
 from otel_storage.watch import hooks

@@ -23,7 +23,7 @@ from sqlalchemy import select
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results import clock as clocks
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.receiver import Answer, Exchange, OtlpReceiver, ReceivedSpan, RefuseSpan, Respond, Slow

@@ -18,8 +18,8 @@ from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.base import TaskResult
 from otel_storage.results.exceptions import RunExists
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql.closing import Closing
-from otel_storage.sql.reaping import find_dead
+from otel_storage.sql.upkeep.closing import Closing
+from otel_storage.sql.upkeep.reaping import find_dead
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Report, Runner, Task
 
 RACERS = 2

@@ -12,9 +12,10 @@ from sqlalchemy import update
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import cleanup, schema
-from otel_storage.sql.records import SqlPipelineExecution
+from otel_storage.sql.database import schema
+from otel_storage.sql.records.levels import SqlPipelineExecution
 from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.sql.upkeep import cleanup
 from otel_storage.testing.clock import START
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from tests.watch.memory import MemoryStorage

@@ -25,9 +25,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable, OtelStorageError
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import engine as engine_module
-from otel_storage.sql import schema
-from otel_storage.sql.engine import ATTEMPTS, BUSY_TIMEOUT, URL_VARIABLE, Database, display_url
+from otel_storage.sql.database import engine as engine_module
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.engine import ATTEMPTS, BUSY_TIMEOUT, URL_VARIABLE, Database, display_url
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import START
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
@@ -266,7 +266,7 @@ import json
 from pathlib import Path
 from django.conf import settings
 settings.configure({})
-from otel_storage.sql.engine import Database
+from otel_storage.sql.database.engine import Database
 print(json.dumps([Database().url, Database("sqlite:///runs.db").url, Database("sqlite:////tmp/runs.db").url]))
 """
     setting = f"BASE_DIR={base}({str(tmp_path / 'project')!r})"

@@ -16,10 +16,10 @@ from sqlalchemy.exc import DataError
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
 from otel_storage.ports.outbox import Settling
 from otel_storage.results.exceptions import ConfigurationError, InvalidInput, RunExists
-from otel_storage.sql import schema
-from otel_storage.sql.durations import microseconds_between
-from otel_storage.sql.engine import Database
-from otel_storage.sql.mariadb import unless_done
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.durations import microseconds_between
+from otel_storage.sql.database.engine import Database
+from otel_storage.sql.database.mariadb import unless_done
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import START, ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task

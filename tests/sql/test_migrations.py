@@ -19,9 +19,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect, text
 
 from otel_storage.results.exceptions import SchemaMismatch
-from otel_storage.sql import migrate, schema
-from otel_storage.sql.migrate import MIGRATIONS, known_versions
-from otel_storage.sql.schema import SCHEMA_VERSION, VERSION_TABLE
+from otel_storage.sql.database import migrate, schema
+from otel_storage.sql.database.migrate import MIGRATIONS, known_versions
+from otel_storage.sql.database.schema import SCHEMA_VERSION, VERSION_TABLE
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event, func, select
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus, SqlPipelineStorage
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 
 STATUSES = {

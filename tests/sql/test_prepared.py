@@ -11,8 +11,8 @@ from sqlalchemy import Column, Connection, Integer, MetaData, Table, bindparam, 
 
 from otel_storage import PipelineTaskStatus
 from otel_storage.results.exceptions import InvalidInput
-from otel_storage.sql.prepared import Prepared, _Text
-from otel_storage.sql.types import Status, UtcDateTime
+from otel_storage.sql.database.prepared import Prepared, _Text
+from otel_storage.sql.database.types import Status, UtcDateTime
 
 table = Table(
     "record", MetaData(), Column("id", Integer, primary_key=True), Column("status", Status), Column("at", UtcDateTime)

@@ -14,7 +14,7 @@ from sqlalchemy import Table, select
 
 from otel_storage.results.base import PipelineStorageObject, changed_state
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import schema
+from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.telemetry import attributes, ids
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Report, Runner, Task

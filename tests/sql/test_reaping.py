@@ -14,9 +14,10 @@ from sqlalchemy import event, select, text
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.sql import reaping, schema
-from otel_storage.sql.closing import Closing, Outcome
-from otel_storage.sql.reaping import DeadRecord, find_dead
+from otel_storage.sql.database import schema
+from otel_storage.sql.upkeep import reaping
+from otel_storage.sql.upkeep.closing import Closing, Outcome
+from otel_storage.sql.upkeep.reaping import DeadRecord, find_dead
 from otel_storage.testing.clock import START, ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from tests.processes import die_after

@@ -20,9 +20,9 @@ from otel_storage.composite import OtelPipelineStorage
 from otel_storage.ports.outbox import Claim, Settling
 from otel_storage.ports.snapshots import TaskResultSnapshot
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.sql import replay as replaying
-from otel_storage.sql import schema
-from otel_storage.sql.replay import Replay, ReplayReport, Selection
+from otel_storage.sql.database import schema
+from otel_storage.sql.outbox import replay as replaying
+from otel_storage.sql.outbox.replay import Replay, ReplayReport, Selection
 from otel_storage.testing.clock import START, ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.testing.receiver import OtlpReceiver

@@ -12,7 +12,7 @@ import pytest
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.ports.outbox import Settling
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import settling, snapshots
+from otel_storage.sql.outbox import settling, snapshots
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 
 DONE, CANCELLED = PipelineTaskStatus.DONE, PipelineTaskStatus.CANCELLED

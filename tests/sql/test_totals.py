@@ -25,8 +25,9 @@ from otel_storage.ports.totals import EMPTY, SHOWN_FOR, Figures, Total
 from otel_storage.results.base import PipelineDigest, PipelineDigestItem, PipelineExecution
 from otel_storage.results.status import FAILED, FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.sql import schema, totals
+from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.sql.totals import counting as totals
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from tests.benchmarks.metrics import fill

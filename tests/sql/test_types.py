@@ -19,7 +19,7 @@ from sqlalchemy.exc import StatementError
 
 from otel_storage.results.exceptions import InvalidInput
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql.types import (
+from otel_storage.sql.database.types import (
     LongText,
     Status,
     UtcDateTime,

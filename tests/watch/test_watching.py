@@ -21,9 +21,9 @@ from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.base import TaskResult
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import schema
-from otel_storage.sql.copies import SqlCopies
+from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.sql.upkeep.copies import SqlCopies
 from otel_storage.telemetry import ids
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.watch import hooks

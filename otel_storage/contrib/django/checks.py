@@ -28,7 +28,7 @@ from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavaila
 
 if TYPE_CHECKING:
     from otel_storage.results.base import PipelineStorage
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
     from otel_storage.sql.storage import SqlPipelineStorage
 
 DEADLINE = 15.0
@@ -171,7 +171,7 @@ def _refused(words: str) -> CheckMessage:
 
 
 def _url_errors(arguments: dict[str, Any]) -> Iterator[CheckMessage]:
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
 
     for url in _urls(arguments):
         try:
@@ -353,7 +353,7 @@ def _read_only(records: SqlPipelineStorage, file: Path) -> Iterator[Database]:
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
 
     address = f"{file.resolve().as_uri()}?mode=ro"
     engine = create_engine(
@@ -368,7 +368,7 @@ def _read_only(records: SqlPipelineStorage, file: Path) -> Iterator[Database]:
 def _reachable_messages(database: Database, records: SqlPipelineStorage, setting: _Setting) -> Iterator[CheckMessage]:
     from sqlalchemy.exc import DBAPIError
 
-    from otel_storage.sql.schema import SCHEMA_VERSION
+    from otel_storage.sql.database.schema import SCHEMA_VERSION
 
     try:
         version = database.current()
@@ -385,7 +385,7 @@ def _reachable_messages(database: Database, records: SqlPipelineStorage, setting
 
 
 def _schema_message(version: str | None, expected: str, records: SqlPipelineStorage) -> CheckMessage | None:
-    from otel_storage.sql.migrate import known_versions
+    from otel_storage.sql.database.migrate import known_versions
 
     if version is not None and version not in known_versions():
         return Warning(
@@ -415,7 +415,7 @@ def _watching_warning(
     database: Database | None, records: SqlPipelineStorage, setting: _Setting
 ) -> Iterator[CheckMessage]:
     """Whether somebody sends what this process leaves to others; without a database nobody was ever seen."""
-    from otel_storage.sql.senders import SqlSenders
+    from otel_storage.sql.outbox.senders import SqlSenders
     from otel_storage.telemetry.run_trace import is_disabled
 
     if not setting.makes_spans or setting.arguments.get("delivery") != "external" or is_disabled():

@@ -7,8 +7,8 @@ from typing import Any
 from alembic import context
 from sqlalchemy import event
 
-from otel_storage.sql import mariadb
-from otel_storage.sql.schema import VERSION_TABLE, metadata
+from otel_storage.sql.database import mariadb
+from otel_storage.sql.database.schema import VERSION_TABLE, metadata
 
 connection = context.config.attributes["connection"]
 

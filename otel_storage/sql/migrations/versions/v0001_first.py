@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-from otel_storage.sql.types import Status, UtcDateTime
+from otel_storage.sql.database.types import Status, UtcDateTime
 
 revision = "0001"
 down_revision = None

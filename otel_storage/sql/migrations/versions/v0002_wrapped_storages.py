@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from otel_storage.sql.types import LongText, UtcDateTime
+from otel_storage.sql.database.types import LongText, UtcDateTime
 
 revision = "0002"
 down_revision = "0001"

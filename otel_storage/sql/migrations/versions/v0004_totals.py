@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from otel_storage.sql.types import LongText, Status, UtcDateTime
+from otel_storage.sql.database.types import LongText, Status, UtcDateTime
 
 revision = "0004"
 down_revision = "0003"

@@ -15,8 +15,8 @@ from otel_storage.results.model_objects import ModelObjects
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.results.protocols import StorageListener
-    from otel_storage.sql.engine import Database
-    from otel_storage.sql.records import SqlRecord
+    from otel_storage.sql.database.engine import Database
+    from otel_storage.sql.records.levels import SqlRecord
 
 Record = TypeVar("Record", bound="SqlRecord")
 

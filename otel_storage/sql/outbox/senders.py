@@ -9,20 +9,20 @@ from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from otel_storage.ports.outbox import SeenSender
 from otel_storage.runtime.worker import this_worker
-from otel_storage.sql import schema
-from otel_storage.sql.types import storable
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.types import storable
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from otel_storage.results.clock import Clock
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
 
 _sender = schema.sender
 
 
 class SqlSenders:
-    """The senders of a :class:`~otel_storage.sql.outbox.SqlOutbox`; see the protocol for what it promises."""
+    """The senders of a :class:`.references.SqlOutbox`; see the protocol for what it promises."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
 
 from otel_storage.results.status import FINAL
-from otel_storage.sql import schema
-from otel_storage.sql.outbox import EXPIRED, REFUSED, WAITING
-from otel_storage.sql.transitions import EXECUTION, TASK_RESULT, reference
-from otel_storage.sql.types import load_json
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.types import load_json
+from otel_storage.sql.outbox.references import EXPIRED, REFUSED, WAITING
+from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT, reference
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
 
 RATE = 500
 """How many references become due in a second: fewer than a sender sends in it."""

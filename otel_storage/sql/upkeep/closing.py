@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from otel_storage.ports.copies import RecordChange
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
-from otel_storage.sql.copies import SqlCopies
+from otel_storage.sql.upkeep.copies import SqlCopies
 
 if TYPE_CHECKING:
     from otel_storage.results.base import PipelineStorage
     from otel_storage.results.protocols import Reporter
-    from otel_storage.sql.reaping import DeadRecord
     from otel_storage.sql.storage import SqlPipelineStorage
+    from otel_storage.sql.upkeep.reaping import DeadRecord
 
 RUNTIME_ERROR = PipelineTaskStatus.RUNTIME_ERROR
 

@@ -15,19 +15,20 @@ from otel_storage.results.base import BADLY_CONFIGURED
 from otel_storage.results.exceptions import InvalidInput, RunExists
 from otel_storage.results.protocols import PipelineLike, Reporter
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql import bulk, schema
-from otel_storage.sql.engine import Database
-from otel_storage.sql.identity_map import IdentityMap
-from otel_storage.sql.prepared import Prepared
-from otel_storage.sql.records import (
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.engine import Database
+from otel_storage.sql.database.prepared import Prepared
+from otel_storage.sql.database.types import dump_json, identifier, storable
+from otel_storage.sql.records import bulk
+from otel_storage.sql.records.identity_map import IdentityMap
+from otel_storage.sql.records.levels import (
     SqlPipelineExecution,
     SqlPipelineResult,
     SqlRecord,
     SqlTaskExecution,
     SqlTaskResult,
 )
-from otel_storage.sql.transitions import EXECUTION, reference
-from otel_storage.sql.types import dump_json, identifier, storable
+from otel_storage.sql.records.transitions import EXECUTION, reference
 
 Row = dict[str, Any]
 

@@ -6,13 +6,13 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from otel_storage.sql import digest
+from otel_storage.sql.totals import digest
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
-    from otel_storage.sql.identity_map import IdentityMap
-    from otel_storage.sql.records import SqlParent, SqlPipelineExecution, SqlRecord
+    from otel_storage.sql.records.identity_map import IdentityMap
+    from otel_storage.sql.records.levels import SqlParent, SqlPipelineExecution, SqlRecord
 
 Record = TypeVar("Record", bound="SqlRecord", covariant=True)
 

@@ -40,7 +40,7 @@ from sqlalchemy.pool import Pool, QueuePool
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
 from otel_storage.runtime.forking import before_fork, forks_allowed, no_fork
-from otel_storage.sql import mariadb, migrate, schema
+from otel_storage.sql.database import mariadb, migrate, schema
 
 logger = logging.getLogger("otel_storage")
 

@@ -28,17 +28,18 @@ from sqlalchemy import (
 
 from otel_storage.ports.outbox import Claim, Claims, OutboxCounts, OutboxStatus, Settling
 from otel_storage.ports.snapshots import RunSnapshot, TaskResultSnapshot
-from otel_storage.sql import schema, settling, snapshots
-from otel_storage.sql.among import among, in_chunks
-from otel_storage.sql.senders import SqlSenders
-from otel_storage.sql.transitions import EXECUTION, TASK_RESULT
-from otel_storage.sql.types import storable
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.among import among, in_chunks
+from otel_storage.sql.database.types import storable
+from otel_storage.sql.outbox import settling, snapshots
+from otel_storage.sql.outbox.senders import SqlSenders
+from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from otel_storage.results.clock import Clock
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
 
 _outbox = schema.outbox
 _CHUNK = 500

@@ -20,14 +20,15 @@ from otel_storage.results.base import (
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
 from otel_storage.results.model_objects import ModelObject, names_model_object
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
-from otel_storage.sql import schema, transitions
-from otel_storage.sql.sequences import ChildSequence, SqlSequence
-from otel_storage.sql.types import aware, dump_json, identifier, load_json
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.types import aware, dump_json, identifier, load_json
+from otel_storage.sql.records import transitions
+from otel_storage.sql.records.sequences import ChildSequence, SqlSequence
 
 if TYPE_CHECKING:
     from otel_storage.results.protocols import Reporter, StorageListener
-    from otel_storage.sql.engine import Database
-    from otel_storage.sql.identity_map import Batch, IdentityMap
+    from otel_storage.sql.database.engine import Database
+    from otel_storage.sql.records.identity_map import Batch, IdentityMap
 
 Record = TypeVar("Record", bound="SqlRecord")
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, text
 
 from otel_storage.results.exceptions import SchemaMismatch
-from otel_storage.sql import mariadb
-from otel_storage.sql.schema import SCHEMA_VERSION, VERSION_TABLE, metadata
+from otel_storage.sql.database import mariadb
+from otel_storage.sql.database.schema import SCHEMA_VERSION, VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-MIGRATIONS = Path(__file__).with_name("migrations")
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 _alembic = threading.Lock()
 """Alembic's ``context`` is one a process: two threads, on two databases, would migrate each other's."""

@@ -12,8 +12,9 @@ from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, delete, 
 
 from otel_storage.ports.outcomes import MESSAGE_LENGTH, outcome
 from otel_storage.results.status import FINAL
-from otel_storage.sql import schema, totals
-from otel_storage.sql.among import IDS, among
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.among import IDS, among
+from otel_storage.sql.totals import counting
 
 CHUNK = 500
 """How many runs are removed in one transaction at most: it holds SQLite's write lock."""
@@ -59,7 +60,7 @@ def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed
     additions = _additions(connection, runs)
     statements = _deletes(connection.dialect.name)
     references, *_ = [connection.execute(each, {IDS: [run.id for run in runs]}).rowcount for each in statements]
-    totals.add(connection, additions, now)
+    counting.add(connection, additions, now)
     return [run.run_id for run in runs], references
 
 
@@ -92,18 +93,18 @@ def _deletes(dialect: str) -> list[Delete]:
     return [delete(column.table).where(among(column, dialect)) for column in columns]
 
 
-def _additions(connection: Connection, runs: Sequence[Any]) -> totals.Additions:
+def _additions(connection: Connection, runs: Sequence[Any]) -> counting.Additions:
     """What is added to the totals before the runs go: all of them that is final and not counted, and that they go."""
-    additions: totals.Additions = defaultdict(totals.Addition)
+    additions: counting.Additions = defaultdict(counting.Addition)
     uncounted = [run.id for run in runs if run.status in FINAL and run.counted is None]
     if uncounted:
-        totals.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
+        counting.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
     results = schema.task_result
     ids = [run.id for run in runs]
     # Those that are being counted just now are waited for, and those that are not final stay so.
     if connection.execute(_locked_results(connection.dialect.name), {IDS: ids}).first() is not None:
-        condition = and_(totals.is_uncounted(results), results.c.execution_id.in_(ids))
-        totals.tally(connection, results, condition, additions)
+        condition = and_(counting.is_uncounted(results), results.c.execution_id.in_(ids))
+        counting.tally(connection, results, condition, additions)
     for run in runs:
         if run.status in FINAL:
             key = (run.pipeline_id, "", run.status, outcome(run.status, run.message or ""))

@@ -20,9 +20,9 @@ from otel_storage.ports.snapshots import (
 )
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
 from otel_storage.runtime.worker import Worker
-from otel_storage.sql import schema
-from otel_storage.sql.among import among, in_chunks
-from otel_storage.sql.types import load_json
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.among import among, in_chunks
+from otel_storage.sql.database.types import load_json
 
 # What is read of each kind: what all have, what the parents have, and its own. Nothing else is: rows can be large.
 _STATE = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Connection, Insert, Table, bindparam, column, func, insert, select
 
-from otel_storage.sql.types import LongText
+from otel_storage.sql.database.types import LongText
 
 FEWEST = 20
 """So many rows are worth a statement of their own shape."""

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from otel_storage.sql.types import LongText, Status, UtcDateTime
+from otel_storage.sql.database.types import LongText, Status, UtcDateTime
 
 SCHEMA_VERSION = "0005"
 """The migration that this version of the package works with."""

@@ -13,14 +13,15 @@ from sqlalchemy import Connection, func, insert, select
 
 from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy
 from otel_storage.results.status import FINAL, PipelineTaskStatus
-from otel_storage.sql import cleanup, schema
-from otel_storage.sql.build import IdSource, Row
-from otel_storage.sql.transitions import EXECUTION, Change, reference, update_row, write_references
-from otel_storage.sql.types import dump_json, identifier, load_json, storable
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.types import dump_json, identifier, load_json, storable
+from otel_storage.sql.records.building import IdSource, Row
+from otel_storage.sql.records.transitions import EXECUTION, Change, reference, update_row, write_references
+from otel_storage.sql.upkeep import cleanup
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
 
 logger = logging.getLogger("otel_storage")
 

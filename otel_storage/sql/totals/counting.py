@@ -33,14 +33,14 @@ from otel_storage.ports.totals import (
     TracedRun,
 )
 from otel_storage.results.status import FINAL, PipelineTaskStatus
-from otel_storage.sql import mariadb, schema
-from otel_storage.sql.types import load_json
+from otel_storage.sql.database import mariadb, schema
+from otel_storage.sql.database.types import load_json
 
 if TYPE_CHECKING:
     from otel_storage.ports.outbox import OutboxCounts
     from otel_storage.results.clock import Clock
-    from otel_storage.sql.engine import Database
-    from otel_storage.sql.outbox import SqlOutbox
+    from otel_storage.sql.database.engine import Database
+    from otel_storage.sql.outbox.references import SqlOutbox
 
 CHUNK = 500
 """How many records are counted in one transaction: it holds SQLite's write lock."""

@@ -24,12 +24,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from otel_storage.results import host
 from otel_storage.results.base import PipelineDigest, PipelineDigestItem
 from otel_storage.results.status import FAILED, PipelineTaskStatus
-from otel_storage.sql import schema, totals
-from otel_storage.sql.durations import microseconds_between
-from otel_storage.sql.types import UtcDateTime
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.durations import microseconds_between
+from otel_storage.sql.database.types import UtcDateTime
+from otel_storage.sql.totals import counting
 
 if TYPE_CHECKING:
-    from otel_storage.sql.engine import Database
+    from otel_storage.sql.database.engine import Database
 
 _run = schema.pipeline_execution
 _total = schema.total
@@ -100,7 +101,7 @@ def _number_of_runs(pipeline_id: Any = None) -> Select[Any]:
         return select(func.count()).select_from(_run).where(*conditions).scalar_subquery()
 
     living = select(func.sum(_total.c.counted - _total.c.removed)).where(*of_totals).scalar_subquery()
-    by_totals = living + number(totals.is_uncounted(_run), *uncounted) + number(_IS_ACTIVE, *of_pipeline)
+    by_totals = living + number(counting.is_uncounted(_run), *uncounted) + number(_IS_ACTIVE, *of_pipeline)
     return select(case((exists(select(_total.c.id).where(*of_totals)), by_totals), else_=number(*of_pipeline)))
 
 
@@ -149,7 +150,7 @@ def _of_runs(condition: ColumnElement[bool] | Any, *, is_final: bool) -> Any:
 def _statement() -> CompoundSelect[Any]:
     """All in one statement, so that it sees one state: a run is counted by another process at any time."""
     return union_all(
-        _of_totals(), _of_runs(totals.is_uncounted(_run), is_final=True), _of_runs(_IS_ACTIVE, is_final=False)
+        _of_totals(), _of_runs(counting.is_uncounted(_run), is_final=True), _of_runs(_IS_ACTIVE, is_final=False)
     )
 
 

@@ -20,13 +20,13 @@ from otel_storage.results.base import changed_state
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
 from otel_storage.runtime.worker import this_worker
-from otel_storage.sql import mariadb, schema
-from otel_storage.sql.prepared import Prepared
-from otel_storage.sql.types import storable
+from otel_storage.sql.database import mariadb, schema
+from otel_storage.sql.database.prepared import Prepared
+from otel_storage.sql.database.types import storable
 
 if TYPE_CHECKING:
     from otel_storage.results.protocols import Reporter
-    from otel_storage.sql.records import SqlRecord
+    from otel_storage.sql.records.levels import SqlRecord
 
 TASK_RESULT = "TaskResult"
 EXECUTION = "PipelineExecution"

@@ -1,0 +1,1 @@
+"""The database: its engine, the policy of each backend, the schema and its types."""

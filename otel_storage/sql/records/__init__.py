@@ -1,0 +1,1 @@
+"""The four kinds of record: building, reading and changing them."""

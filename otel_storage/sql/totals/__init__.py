@@ -1,0 +1,1 @@
+"""Totals of final records, and the digest that is made from them."""
