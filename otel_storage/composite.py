@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from otel_storage.results.clock import Clock
-    from otel_storage.telemetry.delivery import Delivery
-    from otel_storage.telemetry.exporting import AcknowledgedExporter
+    from otel_storage.telemetry.delivery.rounds import Delivery
+    from otel_storage.telemetry.otlp.exporter import AcknowledgedExporter
     from otel_storage.watch.storage import StorageWatch
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -181,9 +181,9 @@ class OtelPipelineStorage(PipelineStorage):
 
     def _delivery(self, settling: Settling, max_age: timedelta, lease: timedelta, *, threaded: bool) -> Delivery:
         # Imported here, as what exports is: a process that only reads needs none of it.
-        from otel_storage.telemetry.delivery import Delivery
-        from otel_storage.telemetry.run_trace import is_disabled
-        from otel_storage.telemetry.sending import Sender, SendingRules
+        from otel_storage.telemetry.delivery.rounds import Delivery
+        from otel_storage.telemetry.delivery.sending import Sender, SendingRules
+        from otel_storage.telemetry.spans.run_trace import is_disabled
 
         rules = SendingRules(max_age=max_age, settling=settling, lease=lease)
         sender = Sender(self.records.outbox, self._open_exporter, rules, self.records.clock)
@@ -210,7 +210,7 @@ class OtelPipelineStorage(PipelineStorage):
         return StorageWatch(self.storage, copies, self.records.clock, SqlRecord)
 
     def _open_exporter(self) -> AcknowledgedExporter:
-        from otel_storage.telemetry.exporting import open_exporter
+        from otel_storage.telemetry.otlp.exporter import open_exporter
 
         return open_exporter(self._exporter)
 

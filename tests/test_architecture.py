@@ -108,7 +108,8 @@ def test_the_check_sees_every_kind_of_import(tmp_path: Path) -> None:
     file.write_text(
         "import otel_storage.cli\n"
         "if TYPE_CHECKING:\n    from otel_storage.sql.storage import SqlPipelineStorage\n"
-        "def function():\n    from otel_storage import composite\n    import_module('otel_storage.telemetry.ids')\n"
+        "def function():\n    from otel_storage import composite\n"
+        "    import_module('otel_storage.telemetry.spans.ids')\n"
     )
 
     found = {part(name) for _line, name in imports(file, "module")}

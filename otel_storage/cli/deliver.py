@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from otel_storage.composite import OtelPipelineStorage
     from otel_storage.ports.outbox import OutboxStatus
-    from otel_storage.telemetry.sending import DeliveryReport
+    from otel_storage.telemetry.delivery.sending import DeliveryReport
 
     OnProgress = Callable[[DeliveryReport], None]
 

@@ -28,8 +28,8 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from otel_storage.ports.outcomes import CANCELLATION, SUCCESS
 from otel_storage.ports.totals import MOST_SERIES, Figures, Histogram, Total
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.telemetry import ids
-from otel_storage.telemetry.attributes import STATUS, is_error
+from otel_storage.telemetry.spans import ids
+from otel_storage.telemetry.spans.attributes import STATUS, is_error
 
 OUTBOX_STATE = "otel_storage.outbox.state"
 """What references wait for: due, retrying, leased, held, open, refused or expired."""

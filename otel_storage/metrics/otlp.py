@@ -27,20 +27,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_storage.metrics.families import Attributes, Exemplar, FamilyPoints, Kind, Point, sorted_points
 from otel_storage.metrics.troubles import Troubles
 from otel_storage.ports.totals import BOUNDS, Histogram
+from otel_storage.privacy.secrets import explain, one_line, secrets_in, secrets_in_pairs, without_credentials
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry.acknowledgement import (
-    Verdict,
-    explain,
-    one_line,
-    secrets_in,
-    secrets_in_pairs,
-    without_credentials,
-)
-from otel_storage.telemetry.exporting import listening, quieten, without_instrumentation
+from otel_storage.telemetry.otlp.acknowledgement import Verdict
+from otel_storage.telemetry.otlp.exporter import listening, quieten, without_instrumentation
 
 if TYPE_CHECKING:
     from otel_storage.metrics.reading import Reader
-    from otel_storage.telemetry.otlp_http import OneAttemptSession
+    from otel_storage.telemetry.otlp.session import OneAttemptSession
 
 SERVICE_NAME = "otel-storage"
 """The service that metrics are of unless ``OTEL_SERVICE_NAME`` says another: Prometheus makes the job of it."""
@@ -126,7 +120,7 @@ class Pusher:
         elif protocol == "http/protobuf":
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
-            from otel_storage.telemetry.otlp_http import OneAttemptSession
+            from otel_storage.telemetry.otlp.session import OneAttemptSession
 
             self._endpoint = _http_endpoint()
             self._session = OneAttemptSession(timeout)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from otel_storage.telemetry.acknowledgement import one_line
+from otel_storage.privacy.secrets import one_line
 
 logger = logging.getLogger("otel_storage.metrics")
 

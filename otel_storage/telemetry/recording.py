@@ -15,8 +15,8 @@ from opentelemetry.trace import SpanContext
 
 from otel_storage.results.base import PipelineStorageObject
 from otel_storage.runtime.guard import Guard
-from otel_storage.telemetry import ids, run_trace, spans
-from otel_storage.telemetry.links import UrlTemplate
+from otel_storage.telemetry.spans import building, ids, run_trace
+from otel_storage.telemetry.spans.links import UrlTemplate
 
 _TRACE_FIELDS = frozenset({"run_id", "trace_id"})
 _RUN_FIELDS = frozenset({"run_id"})
@@ -29,7 +29,7 @@ class Recording:
         notify: Called when there is something to send.
         service_name: The service that runs are traced under; None takes OpenTelemetry's standard variables.
         capture: What may leave the process beside states and identities; see
-            :data:`otel_storage.telemetry.run_trace.CAPTURE_NAMES`.
+            :data:`otel_storage.telemetry.spans.run_trace.CAPTURE_NAMES`.
         trace_url: Where people see a trace: an address with ``{trace_id}`` or ``{run_id}`` in it.
         run_url: Where people see a run: an address with ``{run_id}`` in it, which its root span tells.
 
@@ -92,7 +92,7 @@ class Recording:
 def _link(run_id: str, execution_id: int) -> None:
     span = trace.get_current_span()
     if span.is_recording():
-        span.add_link(spans.record_context(run_id, "PipelineExecution", execution_id, True))
+        span.add_link(building.record_context(run_id, "PipelineExecution", execution_id, True))
 
 
 class _TaskSpan(trace.NonRecordingSpan):
@@ -106,7 +106,7 @@ class _TaskSpan(trace.NonRecordingSpan):
     @property
     def _context(self) -> SpanContext:  # type: ignore[override]  # what all methods of the base class read
         if self._made is None:
-            self._made = spans.record_context(*self._of)
+            self._made = building.record_context(*self._of)
         return self._made
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 def settle_first() -> None:
     """Remove the references before the endpoint has acknowledged their spans."""
-    from otel_storage.telemetry import sending
+    from otel_storage.telemetry.delivery import sending
 
     request = sending.Sender._request
 
@@ -55,10 +55,10 @@ def reference_later() -> None:
 
 def ignore_partial_success() -> None:
     """Take an answer that rejects spans for one that accepts them all."""
-    from otel_storage.telemetry import otlp_http
-    from otel_storage.telemetry.acknowledgement import ACCEPTED
+    from otel_storage.telemetry.otlp import session
+    from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED
 
-    _patch(otlp_http, "_success", lambda *_: (ACCEPTED, ""))
+    _patch(session, "_success", lambda *_: (ACCEPTED, ""))
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

@@ -15,7 +15,7 @@ from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.outbox import snapshots
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.telemetry.spans import run_spans, task_result_span
+from otel_storage.telemetry.spans.building import run_spans, task_result_span
 from tests.chaos import journal
 from tests.chaos.endpoint import received
 from tests.chaos.images import Id, Image, expected_images

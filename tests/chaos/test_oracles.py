@@ -15,7 +15,7 @@ import pytest
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.base import changed_state
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from tests.chaos.endpoint import NAME, JournalingReceiver
 from tests.chaos.journal import Journal

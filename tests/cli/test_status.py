@@ -19,7 +19,7 @@ from otel_storage.cli import status
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.sql.database import schema
-from otel_storage.telemetry.heartbeat import Heartbeat
+from otel_storage.telemetry.delivery.heartbeat import Heartbeat
 from otel_storage.testing.receiver import OtlpReceiver, RefuseSpan
 from tests.cli.conftest import ROOT, Invoke, Runs
 

@@ -18,7 +18,7 @@ from otel_storage.contrib.django import checks
 from otel_storage.results import clock
 from otel_storage.sql.database.schema import SCHEMA_VERSION
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.telemetry.heartbeat import Heartbeat
+from otel_storage.telemetry.delivery.heartbeat import Heartbeat
 from tests.contrib.conftest import Checker, Project
 
 OTEL = "otel_storage.OtelPipelineStorage"

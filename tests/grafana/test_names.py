@@ -13,7 +13,7 @@ from grafana.queries import PromQl, queries, trace_queries
 from otel_storage.metrics import families
 from otel_storage.metrics.exposition import prometheus_label, prometheus_name
 from otel_storage.metrics.families import Family, Kind
-from otel_storage.telemetry import attributes, ids
+from otel_storage.telemetry.spans import attributes, ids
 
 SAMPLES = {
     Kind.COUNTER: ("_total",),

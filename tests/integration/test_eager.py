@@ -10,7 +10,7 @@ import pytest
 
 from otel_storage import PipelineTaskStatus
 from otel_storage.results.base import PipelineExecution, PipelineStorageObject
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan
 from tests.integration.conftest import RunSite, Site
 from tests.integration.site import SECRETS

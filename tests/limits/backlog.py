@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.telemetry.sending import DeliveryReport
+from otel_storage.telemetry.delivery.sending import DeliveryReport
 from tests import services
 from tests.limits.filling import fill
 

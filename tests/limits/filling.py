@@ -16,7 +16,7 @@ from otel_storage.sql.database import schema
 from otel_storage.sql.records.building import IdSource
 from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT, reference
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.telemetry.run_trace import decide
+from otel_storage.telemetry.spans.run_trace import decide
 
 RESULTS = 99
 """Task results of a run: with the run itself, a hundred references."""

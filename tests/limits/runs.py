@@ -10,7 +10,7 @@ from typing import Any
 from otel_storage import PipelineTaskStatus
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results import clock
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.testing.receiver import ReceivedSpan
 

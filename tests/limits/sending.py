@@ -9,8 +9,8 @@ from datetime import timedelta
 
 from otel_storage.results import clock
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.telemetry.exporting import open_exporter
-from otel_storage.telemetry.sending import Sender, SendingRules
+from otel_storage.telemetry.delivery.sending import Sender, SendingRules
+from otel_storage.telemetry.otlp.exporter import open_exporter
 
 if __name__ == "__main__":
     url, lease = sys.argv[1:]

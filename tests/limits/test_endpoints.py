@@ -88,7 +88,7 @@ def test_runs_end_as_they_should(
 ) -> None:
     """Every status is right, the cause is in the log once however often it is met, and every span is sent later."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    monkeypatch.setattr("otel_storage.telemetry.delivery.LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr("otel_storage.telemetry.delivery.rounds.LONGEST_PAUSE", 0.5)
     kept: Any = MemoryStorage() if wrapped else None
     where: dict[str, Any] = {"outbox_url" if wrapped else "url": sqlite_url}
     with ENDPOINTS[endpoint]() as server, caplog.at_level(logging.WARNING):

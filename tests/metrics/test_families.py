@@ -15,7 +15,7 @@ from otel_storage.ports.outbox import OutboxCounts
 from otel_storage.ports.totals import BOUNDS, Histogram
 from otel_storage.results import host
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.telemetry import attributes
+from otel_storage.telemetry.spans import attributes
 from tests.metrics.conftest import REPORTER, Site
 
 P = "shop.Orders"

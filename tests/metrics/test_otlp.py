@@ -14,7 +14,7 @@ from otel_storage.metrics.otlp import Pusher
 from otel_storage.ports.totals import BOUNDS
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from tests.metrics.conftest import Site
 from tests.metrics.receivers import GrpcReceiver, MetricsReceiver, attributes, metrics
 

@@ -16,7 +16,7 @@ from otel_storage.results.base import PipelineStorageObject, changed_state
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.telemetry import attributes, ids
+from otel_storage.telemetry.spans import attributes, ids
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Report, Runner, Task
 from otel_storage.testing.receiver import OtlpReceiver
 from tests.sql import racers

@@ -15,7 +15,7 @@ from otel_storage.ports.snapshots import (
 )
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.runtime.worker import Worker
-from otel_storage.telemetry.run_trace import Limits, RunTrace
+from otel_storage.telemetry.spans.run_trace import Limits, RunTrace
 
 RUN_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 CREATED = datetime(2024, 5, 1, 12, 0, 0, 1, tzinfo=UTC)

@@ -31,7 +31,7 @@ from otel_storage import (
 )
 from otel_storage.ports.outbox import OutboxStatus
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.testing.receiver import (
@@ -603,8 +603,8 @@ def test_broken_telemetry_does_not_fail_a_run(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("telemetry is broken")
 
-    monkeypatch.setattr("otel_storage.telemetry.spans.record_context", broken)
-    monkeypatch.setattr("otel_storage.telemetry.run_trace.decide", broken)
+    monkeypatch.setattr("otel_storage.telemetry.spans.building.record_context", broken)
+    monkeypatch.setattr("otel_storage.telemetry.spans.run_trace.decide", broken)
     execution = bench.run()
     monkeypatch.undo()
     assert execution.get_status() is DONE
@@ -689,7 +689,7 @@ def test_a_lease_lasts_as_long_as_it_is_given(
         bench = Bench(storage, receiver, clock, RecordingReporter())
         bench.run()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("otel_storage.telemetry.exporting.AcknowledgedExporter.export", _die)
+            patch.setattr("otel_storage.telemetry.otlp.exporter.AcknowledgedExporter.export", _die)
             with pytest.raises(SystemExit):
                 bench.deliver()
         clock.advance(5)

@@ -17,7 +17,7 @@ from otel_storage import OtelPipelineStorage, PipelineTaskStatus, SqlPipelineSto
 from otel_storage.ports.outbox import SeenSender
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.sql.database import schema
-from otel_storage.telemetry.heartbeat import Heartbeat
+from otel_storage.telemetry.delivery.heartbeat import Heartbeat
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.testing.receiver import OtlpReceiver, RefuseSpan, Respond

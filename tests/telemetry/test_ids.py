@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 
 V4 = "0f8fad5b-d9cb-469f-a165-70867728950e"
 V7 = "0190163d-8694-739b-a26d-d0e5c0f2ba47"

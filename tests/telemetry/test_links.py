@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry.links import UrlTemplate
+from otel_storage.telemetry.spans.links import UrlTemplate
 
 FIELDS = frozenset({"run_id", "trace_id"})
 

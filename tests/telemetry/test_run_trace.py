@@ -11,8 +11,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry import run_trace
-from otel_storage.telemetry.run_trace import Limits, RunTrace, SpanLink, check_capture
+from otel_storage.telemetry.spans import run_trace
+from otel_storage.telemetry.spans.run_trace import Limits, RunTrace, SpanLink, check_capture
 
 RUN_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 

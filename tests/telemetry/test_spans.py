@@ -18,9 +18,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from otel_storage.ports.snapshots import Failure, RunSnapshot
 from otel_storage.privacy.failures import capture_failure
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.telemetry.messages import WITHHELD
-from otel_storage.telemetry.run_trace import RunTrace, SpanLink
-from otel_storage.telemetry.spans import record_context, run_spans, task_result_span
+from otel_storage.telemetry.spans.building import record_context, run_spans, task_result_span
+from otel_storage.telemetry.spans.messages import WITHHELD
+from otel_storage.telemetry.spans.run_trace import RunTrace, SpanLink
 from tests.telemetry import records
 from tests.telemetry.records import RUN_ID, after, nanoseconds, run_trace, task_result, whole_run
 

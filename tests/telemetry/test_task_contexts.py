@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
 from otel_storage.results.base import TaskResult
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from otel_storage.testing.pipelines import Pipeline, Runner, Task
 
 DONE, RUNNING = PipelineTaskStatus.DONE, PipelineTaskStatus.RUNNING

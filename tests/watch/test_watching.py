@@ -24,7 +24,7 @@ from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.sql.upkeep.copies import SqlCopies
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.watch import hooks
 from otel_storage.watch import storage as watch_storage

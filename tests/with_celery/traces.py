@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from otel_storage.results.base import PipelineStorageObject
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.storage import SqlPipelineStorage
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan
 
 

@@ -261,7 +261,7 @@ def _order_warning(setting: _Setting) -> Iterator[CheckMessage]:
 
 
 def _switched_off(setting: _Setting) -> Iterator[CheckMessage]:
-    from otel_storage.telemetry.run_trace import is_disabled
+    from otel_storage.telemetry.spans.run_trace import is_disabled
 
     if setting.makes_spans and is_disabled():
         given = [f"{name}={os.environ[name]}" for name in _SWITCHES if os.environ.get(name)]
@@ -416,7 +416,7 @@ def _watching_warning(
 ) -> Iterator[CheckMessage]:
     """Whether somebody sends what this process leaves to others; without a database nobody was ever seen."""
     from otel_storage.sql.outbox.senders import SqlSenders
-    from otel_storage.telemetry.run_trace import is_disabled
+    from otel_storage.telemetry.spans.run_trace import is_disabled
 
     if not setting.makes_spans or setting.arguments.get("delivery") != "external" or is_disabled():
         return

@@ -30,15 +30,8 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status as RpcStatus
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otel_storage.telemetry.acknowledgement import (
-    ACCEPTED,
-    ExportOutcome,
-    Verdict,
-    explain,
-    one_line,
-    secrets_in,
-    without_credentials,
-)
+from otel_storage.privacy.secrets import explain, one_line, secrets_in, without_credentials
+from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 
 LARGEST_ANSWER = 65_536
 """Bytes of an answer that are read; a true one takes a few dozen."""

@@ -42,7 +42,7 @@ from opentelemetry.semconv.attributes.telemetry_attributes import (
 
 from otel_storage.privacy.masking import VALUE_BYTES
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry import ids
+from otel_storage.telemetry.spans import ids
 
 logger = logging.getLogger("otel_storage")
 

@@ -19,8 +19,8 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.runtime.forking import no_fork
-from otel_storage.telemetry.heartbeat import Heartbeat
-from otel_storage.telemetry.sending import DeliveryReport, Sender
+from otel_storage.telemetry.delivery.heartbeat import Heartbeat
+from otel_storage.telemetry.delivery.sending import DeliveryReport, Sender
 
 if TYPE_CHECKING:
     from otel_storage.ports.outbox import Outbox

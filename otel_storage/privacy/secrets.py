@@ -1,12 +1,10 @@
-"""What became of an export, and how to say it in one line that may be logged, stored and shown."""
+"""A text from elsewhere, an answer or an error say, as one line without credentials: to be logged, stored and shown."""
 
 from __future__ import annotations
 
 import base64
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 LONGEST_TEXT = 300
@@ -26,31 +24,6 @@ _PASSWORD = re.compile(r"[^\s/:@'\"]+:[^\s/@'\"]+@")
 _QUERY = re.compile(r"((?:https?://|url: /)[^\s?#'\"<>]*)\?[^\s'\"<>)]*")
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{16,}", re.IGNORECASE)
 _ADDRESS = re.compile(r"\s+(?:object )?at 0x[0-9a-fA-F]+")
-
-
-class Verdict(Enum):
-    """What an export came to."""
-
-    ACCEPTED = "accepted"
-    """The receiver has every span."""
-    RETRY = "retry"
-    """Nobody knows that it has them; the same spans may be accepted later."""
-    REFUSED = "refused"
-    """It does not want these spans, now or later; part of them may be accepted if sent without the rest."""
-
-
-@dataclass(frozen=True)
-class ExportOutcome:
-    """The verdict on an export, and why."""
-
-    verdict: Verdict
-    reason: str = ""
-    """One line, without credentials; empty if the spans were accepted."""
-    retry_after: float | None = None
-    """Seconds that the receiver asks to be left alone, 0 or more; None if it does not say."""
-
-
-ACCEPTED = ExportOutcome(Verdict.ACCEPTED)
 
 
 def one_line(text: str, secrets: Iterable[str] = ()) -> str:

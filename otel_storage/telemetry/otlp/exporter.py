@@ -29,23 +29,15 @@ from opentelemetry.context import (
 )
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from otel_storage.privacy.secrets import explain, one_line, secrets_in, secrets_in_pairs, without_credentials
 from otel_storage.results.config import load_object
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry.acknowledgement import (
-    ACCEPTED,
-    ExportOutcome,
-    Verdict,
-    explain,
-    one_line,
-    secrets_in,
-    secrets_in_pairs,
-    without_credentials,
-)
+from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from otel_storage.telemetry.otlp_http import OneAttemptSession
+    from otel_storage.telemetry.otlp.session import OneAttemptSession
 
 __all__ = ["AcknowledgedExporter", "ExportOutcome", "Verdict", "open_exporter"]
 
@@ -260,7 +252,7 @@ def _protocol() -> str:
 
 
 def _open_http(kwargs: dict[str, Any], timeout: float | None) -> AcknowledgedExporter:
-    from otel_storage.telemetry.otlp_http import OneAttemptSession
+    from otel_storage.telemetry.otlp.session import OneAttemptSession
 
     endpoint = str(kwargs.get("endpoint") or _http_endpoint())
     timeout = _timeout(kwargs, timeout)

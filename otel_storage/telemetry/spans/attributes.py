@@ -39,8 +39,8 @@ from otel_storage.ports.snapshots import (
 from otel_storage.privacy.masking import as_json
 from otel_storage.results.model_objects import is_model_object
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
-from otel_storage.telemetry import ids
-from otel_storage.telemetry.run_trace import AttributeValue, RunTrace
+from otel_storage.telemetry.spans import ids
+from otel_storage.telemetry.spans.run_trace import AttributeValue, RunTrace
 
 __all__ = ["EXCEPTION_MESSAGE", "EXCEPTION_STACKTRACE", "EXCEPTION_TYPE"]
 

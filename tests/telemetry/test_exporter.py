@@ -29,15 +29,10 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from otel_storage.privacy.secrets import LONGEST_TEXT, one_line, secrets_in, without_credentials
 from otel_storage.results.exceptions import ConfigurationError
-from otel_storage.telemetry.acknowledgement import LONGEST_TEXT, one_line, secrets_in, without_credentials
-from otel_storage.telemetry.exporting import (
-    AcknowledgedExporter,
-    ExportOutcome,
-    Verdict,
-    open_exporter,
-)
-from otel_storage.telemetry.otlp_http import LARGEST_ANSWER, NotAccepted, OneAttemptSession, judge, retry_after
+from otel_storage.telemetry.otlp.exporter import AcknowledgedExporter, ExportOutcome, Verdict, open_exporter
+from otel_storage.telemetry.otlp.session import LARGEST_ANSWER, NotAccepted, OneAttemptSession, judge, retry_after
 from otel_storage.testing.receiver import (
     Answer,
     DropAcknowledgement,

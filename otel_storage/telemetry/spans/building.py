@@ -25,10 +25,10 @@ from otel_storage.ports.snapshots import (
 )
 from otel_storage.privacy.masking import cut
 from otel_storage.results.status import FINAL, PipelineTaskStatus
-from otel_storage.telemetry import attributes as names
-from otel_storage.telemetry import ids
-from otel_storage.telemetry.messages import public_message, public_stacktrace
-from otel_storage.telemetry.run_trace import AttributeValue, RunTrace
+from otel_storage.telemetry.spans import attributes as names
+from otel_storage.telemetry.spans import ids
+from otel_storage.telemetry.spans.messages import public_message, public_stacktrace
+from otel_storage.telemetry.spans.run_trace import AttributeValue, RunTrace
 
 SCOPE_NAME = "otel_storage"
 """The instrumentation scope of every span that we make."""

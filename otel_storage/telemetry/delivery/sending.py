@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from otel_storage.ports.outbox import Claim, Claims, Outbox, Settling
 from otel_storage.runtime.forking import forks_allowed, no_fork
-from otel_storage.telemetry.acknowledgement import ACCEPTED, ExportOutcome, Verdict
-from otel_storage.telemetry.spans import Spans
+from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
+from otel_storage.telemetry.spans.building import Spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from otel_storage.results.clock import Clock
-    from otel_storage.telemetry.exporting import AcknowledgedExporter
+    from otel_storage.telemetry.otlp.exporter import AcknowledgedExporter
 
 logger = logging.getLogger("otel_storage")
 

@@ -1,0 +1,1 @@
+"""OTLP: its settings, the exporter, and what an answer means."""
