@@ -46,6 +46,25 @@ MAY_IMPORT = {
 Nothing but contrib imports the cli, whose commands it shows, and nothing imports contrib, nor testing.
 """
 
+WINGS_MAY_IMPORT = {
+    "sql": {
+        "database": {"database"},
+        "migrations": {"database", "migrations"},
+        "outbox": {"database", "outbox"},
+        "totals": {"database", "outbox", "totals"},
+        "records": {"database", "outbox", "totals", "records"},
+        "upkeep": {"database", "outbox", "totals", "records", "upkeep"},
+        "storage": {"database", "outbox", "totals", "records", "upkeep", "storage"},
+    },
+    "telemetry": {
+        "spans": {"spans"},
+        "otlp": {"otlp"},
+        "delivery": {"spans", "otlp", "delivery"},
+        "recording": {"spans", "recording"},
+    },
+}
+"""What each wing of a part, or module beside the wings, may import of the same part."""
+
 
 def modules() -> dict[str, Path]:
     """The file of each module of the package, by its dotted name."""
@@ -62,6 +81,11 @@ MODULES = modules()
 def part(module: str) -> str:
     """The part of the package that a module of ours belongs to."""
     return module.partition(".")[2].partition(".")[0]
+
+
+def wing(module: str) -> str:
+    """The wing of its part that a module belongs to, or its own name beside them; empty for the part itself."""
+    return ".".join(module.split(".")[2:3])
 
 
 def imports(path: Path, module: str) -> Iterator[tuple[int, str]]:
@@ -100,6 +124,24 @@ def test_imports_go_down(module: str) -> None:
     ]
 
     assert upward == []
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) in WINGS_MAY_IMPORT and wing(module)])
+def test_wings_look_one_way(module: str) -> None:
+    """No wing imports one above it, be it for annotations alone."""
+    may_import = WINGS_MAY_IMPORT[part(module)][wing(module)]
+    upward = [
+        f"line {line}: {name}"
+        for line, name in imports(MODULES[module], module)
+        if name.startswith(f"otel_storage.{part(module)}.") and wing(name) not in may_import
+    ]
+
+    assert upward == []
+
+
+def test_no_file_is_named_as_its_folder() -> None:
+    """A module tells something that its folder does not."""
+    assert [path for path in MODULES.values() if path.stem == path.parent.name] == []
 
 
 def test_the_check_sees_every_kind_of_import(tmp_path: Path) -> None:

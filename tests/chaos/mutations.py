@@ -29,9 +29,10 @@ def settle_first() -> None:
 
 def reference_later() -> None:
     """Write the reference after the commit of the final state, in a transaction of its own."""
-    from otel_storage.sql.records import transitions
+    from otel_storage.sql.outbox.transitions import write_references
+    from otel_storage.sql.records import reporting
 
-    advance, write_references = transitions.advance, transitions.write_references
+    advance = reporting.advance
     put_off: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def put_off_references(_connection: Any, *args: Any, **kwargs: Any) -> bool:
@@ -48,9 +49,9 @@ def reference_later() -> None:
             record.database.write(lambda connection: write_references(connection, *later, **named))
         return winners
 
-    _patch(transitions, "write_references", put_off_references)
-    _patch(transitions, "_refers_at_once", lambda *_: False)
-    _patch(transitions, "advance", advance_and_reference)
+    _patch(reporting, "write_references", put_off_references)
+    _patch(reporting, "_refers_at_once", lambda *_: False)
+    _patch(reporting, "advance", advance_and_reference)
 
 
 def ignore_partial_success() -> None:

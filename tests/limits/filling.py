@@ -13,8 +13,8 @@ from sqlalchemy import Connection, insert
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import schema
+from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT, reference
 from otel_storage.sql.records.building import IdSource
-from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT, reference
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.telemetry.spans.run_trace import decide
 

@@ -33,7 +33,7 @@ from otel_storage.sql.database.among import among, in_chunks
 from otel_storage.sql.database.types import storable
 from otel_storage.sql.outbox import settling, snapshots
 from otel_storage.sql.outbox.senders import SqlSenders
-from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT
+from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -21,7 +21,7 @@ from otel_storage.results.status import FINAL
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.types import load_json
 from otel_storage.sql.outbox.references import EXPIRED, REFUSED, WAITING
-from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT, reference
+from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT, reference
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock

@@ -19,6 +19,7 @@ from otel_storage.sql.database import schema
 from otel_storage.sql.database.engine import Database
 from otel_storage.sql.database.prepared import Prepared
 from otel_storage.sql.database.types import dump_json, identifier, storable
+from otel_storage.sql.outbox.transitions import EXECUTION, reference
 from otel_storage.sql.records import bulk
 from otel_storage.sql.records.identity_map import IdentityMap
 from otel_storage.sql.records.levels import (
@@ -28,7 +29,6 @@ from otel_storage.sql.records.levels import (
     SqlTaskExecution,
     SqlTaskResult,
 )
-from otel_storage.sql.records.transitions import EXECUTION, reference
 
 Row = dict[str, Any]
 

@@ -22,7 +22,8 @@ from otel_storage.results.model_objects import ModelObject, names_model_object
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.types import aware, dump_json, identifier, load_json
-from otel_storage.sql.records import transitions
+from otel_storage.sql.outbox.transitions import Change
+from otel_storage.sql.records import reporting
 from otel_storage.sql.records.sequences import ChildSequence, SqlSequence
 
 if TYPE_CHECKING:
@@ -192,9 +193,9 @@ class SqlRecord(PipelineStorageObject):
         if not self._is_live:
             # The task that runs now gets model objects of its own, as they are now.
             self._is_live, self._model_objects = True, {}
-        transitions.report(self, reporter, as_status(status), message, propagate)
+        reporting.report(self, reporter, as_status(status), message, propagate)
 
-    def apply(self, change: transitions.Change, fields: dict[str, Any] | None) -> None:
+    def apply(self, change: Change, fields: dict[str, Any] | None) -> None:
         """Take on a change that was committed."""
         moment = "started" if change.status is PipelineTaskStatus.RUNNING else "completed"
         self._values["status"] = change.status
@@ -227,7 +228,7 @@ class SqlRecord(PipelineStorageObject):
         if not buffered:
             return
         try:
-            transitions.save(self, dict(buffered))
+            reporting.save(self, dict(buffered))
         except (StatusConflict, RecordIsFinal, RecordDeleted):
             raise
         except Exception:

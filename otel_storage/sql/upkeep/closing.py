@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from otel_storage.ports.copies import RecordChange
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
@@ -14,8 +14,9 @@ from otel_storage.sql.upkeep.copies import SqlCopies
 
 if TYPE_CHECKING:
     from otel_storage.results.base import PipelineStorage
+    from otel_storage.results.clock import Clock
     from otel_storage.results.protocols import Reporter
-    from otel_storage.sql.storage import SqlPipelineStorage
+    from otel_storage.sql.database.engine import Database
     from otel_storage.sql.upkeep.reaping import DeadRecord
 
 RUNTIME_ERROR = PipelineTaskStatus.RUNTIME_ERROR
@@ -31,18 +32,35 @@ class Outcome:
     """Why it could not be closed."""
 
 
+class Tables(Protocol):
+    """What is asked of the storage whose tables hold the records."""
+
+    database: Database
+    clock: Clock
+
+    def get_pipeline_execution(self, run_id: Any) -> Any:
+        """The execution of the run; None if there is none."""
+
+    def get_pipeline_result(self, _id: Any) -> Any:
+        """The pipeline result of that id; None if there is none."""
+
+    def get_task_execution(self, _id: Any) -> Any:
+        """The task execution of that id; None if there is none."""
+
+    def get_task_result(self, _id: Any) -> Any:
+        """The task result of that id; None if there is none."""
+
+
 class Closing:
     """Closes records as RUNTIME_ERROR, with their parents as a failure does, unless they are final meanwhile.
 
     Args:
-        records: Our tables.
+        records: The storage whose tables hold them.
         originals: The storage that copies in them are copies from; None where it is not at hand.
         reporter: Is told of each record that was closed; nobody is, if None.
     """
 
-    def __init__(
-        self, records: SqlPipelineStorage, originals: PipelineStorage | None, reporter: Reporter | None
-    ) -> None:
+    def __init__(self, records: Tables, originals: PipelineStorage | None, reporter: Reporter | None) -> None:
         self._records = records
         self._originals = originals
         self._copies = SqlCopies(records.database, records.clock)
@@ -135,7 +153,7 @@ class _Teller:
             self.error = self.error or f"{type(error).__name__}: {error}"
 
 
-def _look_up(storage: PipelineStorage, dead: DeadRecord) -> Any:
+def _look_up(storage: PipelineStorage | Tables, dead: DeadRecord) -> Any:
     if dead.kind == "PipelineExecution":
         return storage.get_pipeline_execution(dead.run_id)
     look_ups: dict[str, Callable[[Any], Any]] = {

@@ -15,8 +15,8 @@ from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy,
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.types import dump_json, identifier, load_json, storable
+from otel_storage.sql.outbox.transitions import EXECUTION, Change, reference, update_row, write_references
 from otel_storage.sql.records.building import IdSource, Row
-from otel_storage.sql.records.transitions import EXECUTION, Change, reference, update_row, write_references
 from otel_storage.sql.upkeep import cleanup
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Table, case, exists, func, lit
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.runtime.worker import Worker, is_gone, this_worker
 from otel_storage.sql.database import schema
-from otel_storage.sql.records.transitions import EXECUTION, TASK_RESULT
+from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT
 
 if TYPE_CHECKING:
     from otel_storage.sql.database.engine import Database
