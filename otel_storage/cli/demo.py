@@ -22,6 +22,7 @@ from otel_storage.cli.output import Output
 from otel_storage.cli.run_tree import Node
 from otel_storage.results import clock, config, host
 from otel_storage.results.exceptions import ConfigurationError, OtelStorageError
+from otel_storage.results.kinds import TASK_RESULT
 from otel_storage.results.status import FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
 
@@ -161,7 +162,7 @@ def _run(pipeline: type[Any], run_id: str, output: Output) -> str:
         task = progress.add_task(name, total=0)
 
         def on_change(record: PipelineStorageObject, status: Status) -> None:
-            if record.content_type_name != "TaskResult":
+            if record.content_type_name != TASK_RESULT:
                 return
             if status is Status.PENDING:
                 progress.update(task, total=(progress.tasks[0].total or 0) + 1)

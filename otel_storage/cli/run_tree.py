@@ -13,6 +13,7 @@ from sqlalchemy import select
 from otel_storage.cli import text
 from otel_storage.ports.snapshots import Failure
 from otel_storage.results.base import PipelineExecution, PipelineStorageObject
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.sql.database import schema
@@ -29,9 +30,9 @@ _WORST_FIRST = (
 )
 
 _CHILDREN_KEY = {
-    "PipelineExecution": "pipeline_results",
-    "PipelineResult": "task_executions",
-    "TaskExecution": "task_results",
+    PIPELINE_EXECUTION: "pipeline_results",
+    PIPELINE_RESULT: "task_executions",
+    TASK_EXECUTION: "task_results",
 }
 
 
@@ -169,7 +170,7 @@ def completed(node: Node) -> Node:
 def _outcome(status: Status, children: list[Node]) -> Status:
     below = {child.outcome for child in children}
     # Only a task's results decide for it; the levels above may get more to do after their parts are final.
-    if status in FINAL or not below or not below <= FINAL or children[0].kind != "TaskResult":
+    if status in FINAL or not below or not below <= FINAL or children[0].kind != TASK_RESULT:
         return status
     return next(outcome for outcome in _WORST_FIRST if outcome in below)
 

@@ -18,6 +18,7 @@ from otel_storage.cli import text
 from otel_storage.cli.output import STYLES, UNICODE, Glyphs
 from otel_storage.cli.run_tree import Node
 from otel_storage.privacy.validation import reduce_validation
+from otel_storage.results.kinds import TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
 
@@ -158,7 +159,7 @@ def _unfolded(node: Node) -> list[Node]:
     if len(node.children) != 1:
         return node.children
     (child,) = node.children
-    if child.name or child.outcome is not node.outcome or child.kind == "TaskExecution":
+    if child.name or child.outcome is not node.outcome or child.kind == TASK_EXECUTION:
         return node.children
     return _unfolded(child)
 
@@ -184,7 +185,7 @@ def _is_said_below(message: str, nodes: list[Node]) -> bool:
 
 def _chosen(children: list[Node]) -> tuple[list[Node], list[Node]]:
     """Which of the siblings to draw, and which not."""
-    if len(children) <= FIRST_SHOWN + 1 or children[0].kind == "TaskExecution":
+    if len(children) <= FIRST_SHOWN + 1 or children[0].kind == TASK_EXECUTION:
         return children, []
     remarkable = [node for node in children[FIRST_SHOWN:] if node.outcome in _REMARKABLE]
     chosen = {id(node) for node in [*children[:FIRST_SHOWN], *remarkable[:REMARKABLE_SHOWN]]}
@@ -280,7 +281,7 @@ class _Painter:
     def _name_style(self, node: Node) -> str:
         if not node.ran:
             return "dim"
-        return "" if node.kind == "TaskResult" else "bold"
+        return "" if node.kind == TASK_RESULT else "bold"
 
     def _bar(self, node: Node) -> str:
         if self.axis is None or node.start is None or not node.ran:

@@ -27,6 +27,7 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from otel_storage.ports.outcomes import CANCELLATION, SUCCESS
 from otel_storage.ports.totals import MOST_SERIES, Figures, Histogram, Total
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.telemetry.spans import ids
 from otel_storage.telemetry.spans.attributes import STATUS, is_error
@@ -353,7 +354,7 @@ def _exemplar(total: Total, value: float | None) -> Exemplar | None:
     traced = total.last_traced
     if traced is None or value is None:
         return None
-    kind = ids.TASK_RESULT if total.pipeline_task else ids.PIPELINE_EXECUTION
+    kind = TASK_RESULT if total.pipeline_task else PIPELINE_EXECUTION
     return Exemplar(ids.trace_id(traced.run_id), ids.span_id(kind, traced.record_id), value, traced.at)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 
 from otel_storage.results import clock, host
 from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.model_objects import deserialize
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
 
@@ -329,7 +330,7 @@ class PipelineStorageObject(_HostObject):
 class PipelineExecution(PipelineStorageObject, _HostPipelineExecution):
     """The overall state of one run of a pipeline."""
 
-    content_type_name = "PipelineExecution"
+    content_type_name = PIPELINE_EXECUTION
 
     @property
     def task_result_count(self) -> int:
@@ -356,7 +357,7 @@ class PipelineExecution(PipelineStorageObject, _HostPipelineExecution):
 class PipelineResult(PipelineStorageObject, _HostPipelineResult):
     """The state of one pipeline instance inside a run."""
 
-    content_type_name = "PipelineResult"
+    content_type_name = PIPELINE_RESULT
 
     serializable_pipeline_object: Any
     runner: str
@@ -459,7 +460,7 @@ class _OfTask(PipelineStorageObject):
 class TaskExecution(_OfTask, _HostTaskExecution):
     """The overall state of one task inside a pipeline result."""
 
-    content_type_name = "TaskExecution"
+    content_type_name = TASK_EXECUTION
 
     @property
     def results(self) -> RecordSequence[TaskResult]:
@@ -484,7 +485,7 @@ class TaskExecution(_OfTask, _HostTaskExecution):
 class TaskResult(_OfTask, _HostTaskResult):
     """The state of one task instance."""
 
-    content_type_name = "TaskResult"
+    content_type_name = TASK_RESULT
 
     serializable_task_object: Any
 

@@ -12,3 +12,8 @@ Clock = Callable[[], datetime]
 def now() -> datetime:
     """The time now, in UTC."""
     return datetime.now(UTC)
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """The moment in UTC; None of none, and of a naive one, which twice a year means two."""
+    return None if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)

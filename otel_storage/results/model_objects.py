@@ -7,6 +7,7 @@ from typing import Any
 from weakref import WeakSet
 
 from otel_storage.results import host
+from otel_storage.runtime.chunks import chunks
 
 # A list of keys longer than this is asked for in parts: engines limit the parameters of a statement.
 _CHUNK = 1000
@@ -116,9 +117,7 @@ def _load(model: Any, together: Iterable[ModelObject]) -> None:
             by_key.setdefault(model._meta.pk.to_python(one.identity["pk"]), []).append(one)
         except Exception:  # noqa: BLE001 - each kind of key refuses a value in its own way; so does the host's look-up
             one.load_alone()
-    keys = list(by_key)
-    for start in range(0, len(keys), _CHUNK):
-        part = keys[start : start + _CHUNK]
+    for part in chunks(list(by_key), _CHUNK):
         instances = {str(instance.pk): instance for instance in model._base_manager.filter(pk__in=part)}
         for key in part:
             for one in by_key[key]:

@@ -1,1 +1,1 @@
-"""What every part needs of the process it runs in: forks, its identity, errors that must go no further."""
+"""What every part needs of the process it runs in: forks, its identity, errors that go no further."""

@@ -14,6 +14,7 @@ from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import SpanContext
 
 from otel_storage.results.base import PipelineStorageObject
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.runtime.guard import Guard
 from otel_storage.telemetry.spans import building, ids, run_trace
 from otel_storage.telemetry.spans.links import UrlTemplate
@@ -92,7 +93,7 @@ class Recording:
 def _link(run_id: str, execution_id: int) -> None:
     span = trace.get_current_span()
     if span.is_recording():
-        span.add_link(building.record_context(run_id, "PipelineExecution", execution_id, True))
+        span.add_link(building.record_context(run_id, PIPELINE_EXECUTION, execution_id, True))
 
 
 class _TaskSpan(trace.NonRecordingSpan):
@@ -100,7 +101,7 @@ class _TaskSpan(trace.NonRecordingSpan):
 
     def __init__(self, run_id: str, record_id: int, sampled: bool) -> None:
         # Turned now, where an error fails no task.
-        self._of = str(run_id), "TaskResult", int(record_id), sampled
+        self._of = str(run_id), TASK_RESULT, int(record_id), sampled
         self._made: SpanContext | None = None
 
     @property

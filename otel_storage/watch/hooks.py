@@ -18,11 +18,9 @@ from typing import Any, Protocol
 from otel_storage.ports.snapshots import Failure
 from otel_storage.privacy.failures import capture_failure
 from otel_storage.results import base
+from otel_storage.results.kinds import KINDS, TASK_RESULT
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
 from otel_storage.runtime.guard import Guard
-
-TASK_RESULT = "TaskResult"
-KINDS = frozenset({"PipelineExecution", "PipelineResult", "TaskExecution", TASK_RESULT})
 
 
 @dataclass(frozen=True, slots=True)

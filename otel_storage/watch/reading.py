@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy, TaskResultCopy
+from otel_storage.results.clock import utc
 from otel_storage.results.model_objects import is_model_object
 from otel_storage.watch.hooks import Noted
 
@@ -54,7 +55,7 @@ def read_run(execution: Any, trace: dict[str, Any], created: datetime) -> RunCop
 def read_change(noted: Noted, now: datetime) -> RecordChange:
     """The change that was noted: at the record's own time where that is clear, else ``now``."""
     record = noted.record
-    started, completed = _utc(record.get_started()), _utc(record.get_completed())
+    started, completed = utc(record.get_started()), utc(record.get_completed())
     is_final = noted.status.value != "RUNNING"
     return RecordChange(
         run_id=str(record.get_run_id()),
@@ -74,8 +75,3 @@ def _id(record: Any) -> int:
 
 def _object(value: Any, capture: Collection[str]) -> Any:
     return value if is_model_object(value) or "objects" in capture else None
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    """The moment in UTC; None of a naive one, which twice a year means two."""
-    return None if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)

@@ -13,7 +13,8 @@ from grafana.queries import PromQl, queries, trace_queries
 from otel_storage.metrics import families
 from otel_storage.metrics.exposition import prometheus_label, prometheus_name
 from otel_storage.metrics.families import Family, Kind
-from otel_storage.telemetry.spans import attributes, ids
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
+from otel_storage.telemetry.spans import attributes
 
 SAMPLES = {
     Kind.COUNTER: ("_total",),
@@ -166,7 +167,7 @@ def test_searches_for_traces_name_attributes_that_exist() -> None:
     assert set(jaeger) - {"error"} <= ATTRIBUTES
     assert {"otel_storage.record.kind", "cicd.pipeline.name"} <= set(jaeger) & set(tempo)
     assert set(tempo) <= ATTRIBUTES
-    assert kinds == {ids.PIPELINE_EXECUTION, ids.TASK_RESULT}
+    assert kinds == {PIPELINE_EXECUTION, TASK_RESULT}
 
 
 NAME = re.compile(r"(?<![\w./-])(?:otel_storage|cicd)(?:[._](?:\w|\.(?=\w))+)")

@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, insert
 
 from otel_storage.results import clock
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import schema
-from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT, reference
+from otel_storage.sql.outbox.transitions import reference
 from otel_storage.sql.records.building import IdSource
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.telemetry.spans.run_trace import decide
@@ -81,7 +82,7 @@ def _insert(connection: Connection, times: Sequence[datetime], attempts: int) ->
     ]
     ids.insert(schema.task_result, task_results)
     references = [reference(TASK_RESULT, row["id"], row["execution_id"], row["completed"]) for row in task_results]
-    references += [reference(EXECUTION, row["id"], row["id"], row["completed"]) for row in executions]
+    references += [reference(PIPELINE_EXECUTION, row["id"], row["id"], row["completed"]) for row in executions]
     if attempts:
         due = clock.now() + timedelta(minutes=30)
         for number, row in enumerate(references):

@@ -8,6 +8,8 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Dialect, Text, TypeDecorator, any_, bindparam, func, select
 
+from otel_storage.runtime.chunks import chunks
+
 IDS = "ids"
 """The parameter of :func:`among`."""
 
@@ -42,5 +44,4 @@ class _JsonArray(TypeDecorator[Sequence[int]]):
 
 def in_chunks(ids: Sequence[Any]) -> Iterator[dict[str, Sequence[Any]]]:
     """The parameter, once for each execution that so many ids take."""
-    for start in range(0, len(ids), _CHUNK):
-        yield {IDS: ids[start : start + _CHUNK]}
+    return ({IDS: part} for part in chunks(ids, _CHUNK))

@@ -22,6 +22,7 @@ from sqlalchemy import (
     text,
 )
 
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.sql.database.types import LongText, Status, UtcDateTime
 
 SCHEMA_VERSION = "0005"
@@ -296,9 +297,9 @@ total = Table(
 )
 
 LEVELS = {
-    "PipelineExecution": pipeline_execution,
-    "PipelineResult": pipeline_result,
-    "TaskExecution": task_execution,
-    "TaskResult": task_result,
+    PIPELINE_EXECUTION: pipeline_execution,
+    PIPELINE_RESULT: pipeline_result,
+    TASK_EXECUTION: task_execution,
+    TASK_RESULT: task_result,
 }
 """The table of each kind of record, from the top down."""

@@ -28,12 +28,13 @@ from sqlalchemy import (
 
 from otel_storage.ports.outbox import Claim, Claims, OutboxCounts, OutboxStatus, Settling
 from otel_storage.ports.snapshots import RunSnapshot, TaskResultSnapshot
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
+from otel_storage.runtime.chunks import chunks
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.among import among, in_chunks
 from otel_storage.sql.database.types import storable
 from otel_storage.sql.outbox import settling, snapshots
 from otel_storage.sql.outbox.senders import SqlSenders
-from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -85,7 +86,7 @@ class SqlOutbox:
         newest_first: bool = False,
     ) -> Claims:
         """Claim references of runs that are due and have settled; the others are held, to be looked at later."""
-        token, rows = self._claim(EXECUTION, (WAITING, HELD), limit, lease, due_by, newest_first)
+        token, rows = self._claim(PIPELINE_EXECUTION, (WAITING, HELD), limit, lease, due_by, newest_first)
         if not rows:
             return Claims(token, (), 0)
         now = self._clock()
@@ -143,8 +144,8 @@ class SqlOutbox:
         if not held_only:
             is_meant = and_(is_late, _outbox.c.attempts > 0) if tried_only else is_late
             self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == TASK_RESULT, is_meant), due=now)
-            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == EXECUTION, is_meant), due=now)
-        self._change(and_(_outbox.c.state == HELD, _outbox.c.kind == EXECUTION, is_late), due=now)
+            self._change(and_(_outbox.c.state == WAITING, _outbox.c.kind == PIPELINE_EXECUTION, is_meant), due=now)
+        self._change(and_(_outbox.c.state == HELD, _outbox.c.kind == PIPELINE_EXECUTION, is_late), due=now)
 
     def last_id(self) -> int:
         """The id of the newest reference; 0 if there is none."""
@@ -238,9 +239,9 @@ class SqlOutbox:
             before = changed
             with self._database.read() as connection:
                 ids = connection.execute(found).scalars().all()
-            for start in range(0, len(ids), _CHUNK):
+            for some in chunks(ids, _CHUNK):
                 # Found by their ids; what is asked again is whether a sender has come between.
-                part = and_(_outbox.c.id.in_(ids[start : start + _CHUNK]), _is_free(self._clock()))
+                part = and_(_outbox.c.id.in_(some), _is_free(self._clock()))
                 changed += self._database.write_aside(update(_outbox).where(part).values(values))
         return changed
 

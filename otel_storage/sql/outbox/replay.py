@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
 
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.types import load_json
 from otel_storage.sql.outbox.references import EXPIRED, REFUSED, WAITING
-from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT, reference
+from otel_storage.sql.outbox.transitions import reference
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
@@ -302,7 +303,7 @@ def _known(connection: Connection, part: _Part) -> dict[tuple[str, int], Any]:
         after, last = part.between
         of_run = statement.where(table.c.execution_id == part.ids[0])
         statements = [
-            of_run.where(table.c.record_id == part.ids[0], table.c.kind == EXECUTION),
+            of_run.where(table.c.record_id == part.ids[0], table.c.kind == PIPELINE_EXECUTION),
             of_run.where(table.c.record_id > after, table.c.record_id <= last, table.c.kind == TASK_RESULT),
         ]
     return {(row.kind, row.record_id): row for each in statements for row in connection.execute(each)}
@@ -321,5 +322,5 @@ def _with_parents(wanted: Iterable[tuple[str, int, int]], runs: set[int]) -> lis
     for each in wanted:
         by_run.setdefault(each[2], []).append(each)
     for id_ in runs:
-        by_run.setdefault(id_, []).append((EXECUTION, id_, id_))
+        by_run.setdefault(id_, []).append((PIPELINE_EXECUTION, id_, id_))
     return [each for id_ in sorted(by_run) for each in by_run[id_]]

@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import Connection, Table, and_, bindparam, case, func, select, update
 
 from otel_storage.ports.outbox import Settling
+from otel_storage.results.kinds import TASK_RESULT
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.prepared import Prepared
-from otel_storage.sql.outbox.transitions import TASK_RESULT
 
 _SHORTEST_HOLD = timedelta(seconds=0.5)
 _LONGEST_HOLD = timedelta(seconds=30)

@@ -15,14 +15,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Insert, Update, bindparam, insert, literal, or_, select, update
 
 from otel_storage.ports.snapshots import Failure
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL, PipelineTaskStatus, preceding
 from otel_storage.runtime.worker import this_worker
 from otel_storage.sql.database import mariadb, schema
 from otel_storage.sql.database.prepared import Prepared
 from otel_storage.sql.database.types import storable
-
-TASK_RESULT = "TaskResult"
-EXECUTION = "PipelineExecution"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ def write_references(
             if is_traced and not is_referred:
                 _INSERT_REFERENCE.execute(connection, reference(TASK_RESULT, record_id, execution_id, change.at))
             referenced = is_traced or referenced
-        elif kind == EXECUTION and is_traced:
+        elif kind == PIPELINE_EXECUTION and is_traced:
             _run_is_final(connection, execution_id, change.at)
             referenced = True
     return referenced
@@ -147,7 +145,7 @@ def _write_failure(connection: Connection, execution_id: int, task_result_id: in
 
 def _run_is_final(connection: Connection, execution_id: int, at: datetime) -> None:
     outbox = schema.outbox
-    statement = select(outbox.c.id).where(outbox.c.execution_id == execution_id, outbox.c.kind == EXECUTION)
+    statement = select(outbox.c.id).where(outbox.c.execution_id == execution_id, outbox.c.kind == PIPELINE_EXECUTION)
     # Looked up first and changed by its id: MariaDB would lock the run's other references too, which may be removed
     # by their ids just now, and the two would deadlock. Its age counts from here: a run may take longer than
     # references live.

@@ -13,13 +13,14 @@ from sqlalchemy.exc import IntegrityError
 
 from otel_storage.results.base import BADLY_CONFIGURED
 from otel_storage.results.exceptions import InvalidInput, RunExists
+from otel_storage.results.kinds import PIPELINE_EXECUTION
 from otel_storage.results.protocols import PipelineLike, Reporter
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.engine import Database
 from otel_storage.sql.database.prepared import Prepared
 from otel_storage.sql.database.types import dump_json, identifier, storable
-from otel_storage.sql.outbox.transitions import EXECUTION, reference
+from otel_storage.sql.outbox.transitions import reference
 from otel_storage.sql.records import bulk
 from otel_storage.sql.records.identity_map import IdentityMap
 from otel_storage.sql.records.levels import (
@@ -102,7 +103,7 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
         rows = Rows([execution], *_children(plan, execution, ids))
         if is_traced:
             is_final = execution["status"] is not PipelineTaskStatus.PENDING
-            row = reference(EXECUTION, execution["id"], execution["id"], execution["created"], due=is_final)
+            row = reference(PIPELINE_EXECUTION, execution["id"], execution["id"], execution["created"], due=is_final)
             connection.execute(insert(schema.outbox).inline(), row)
         return rows
 

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select
 
 from otel_storage.results import host
 from otel_storage.results.model_objects import ModelObjects
+from otel_storage.runtime.chunks import chunks
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
@@ -137,7 +138,7 @@ class IdentityMap:
         found = {id_: self.find(kind.parent_kind, id_) for id_ in wanted}
         parents: dict[int, SqlRecord] = {id_: record for id_, record in found.items() if record is not None}
         missing = [id_ for id_ in wanted if id_ not in parents]
-        for part in _chunks(missing):
+        for part in chunks(missing, _CHUNK):
             condition = kind.parent_kind.table.c.id.in_(part)
             parents.update((record.id, record) for record in self.select(kind.parent_kind, [condition]))
         return parents
@@ -181,12 +182,8 @@ def _below(kind: type[SqlRecord], parents: Mapping[int, SqlRecord]) -> Iterator[
         # A run's records got their ids together, so that one query serves however many there are.
         yield and_(kind.table.c.execution_id == runs.pop(), parent_id.between(min(parents), max(parents)))
         return
-    for part in _chunks(list(parents)):
+    for part in chunks(list(parents), _CHUNK):
         yield parent_id.in_(part)
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
 def _lineage(kind: type[SqlRecord]) -> tuple[type[SqlRecord], ...]:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, or_, select, update
 from otel_storage.privacy.failures import capture_failure
 from otel_storage.results.base import changed_state
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
 from otel_storage.sql.database.types import storable
-from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT, Change, holds, update_row, write_references
+from otel_storage.sql.outbox.transitions import Change, holds, update_row, write_references
 
 if TYPE_CHECKING:
     from otel_storage.results.protocols import Reporter
@@ -145,7 +146,7 @@ def _is_one_statement(chain: Sequence[SqlRecord], change: Change, *, is_traced: 
         return False
     if change.status not in FINAL:
         return True
-    is_referred = is_traced and not refers and chain[0].content_type_name in (TASK_RESULT, EXECUTION)
+    is_referred = is_traced and not refers and chain[0].content_type_name in (TASK_RESULT, PIPELINE_EXECUTION)
     return not is_referred and change.failure is None
 
 

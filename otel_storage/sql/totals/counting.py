@@ -10,7 +10,7 @@ import json
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -33,6 +33,7 @@ from otel_storage.ports.totals import (
     TracedRun,
 )
 from otel_storage.results.status import FINAL, PipelineTaskStatus
+from otel_storage.runtime.chunks import chunks
 from otel_storage.sql.database import mariadb, schema
 from otel_storage.sql.database.types import load_json
 
@@ -232,7 +233,7 @@ class SqlTotals:
             found = connection.execute(newest.limit(_RUNS_READ)).all()
             runs = {row.id: row.pipeline_id for row in found if row.id not in self._seen}
             pairs = {(pipeline_id, "") for pipeline_id in runs.values()}
-            for part in _chunks(sorted(runs)):
+            for part in chunks(sorted(runs), CHUNK):
                 tasks = select(_task.c.execution_id, _task.c.pipeline_task).distinct()
                 for row in connection.execute(tasks.where(_task.c.execution_id.in_(part))):
                     pairs.add((runs[row.execution_id], row.pipeline_task))
@@ -432,7 +433,7 @@ def _ids(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:
 
 
 def _mark_shown(connection: Connection, ids: Sequence[int], now: datetime) -> None:
-    for part in _chunks(ids):
+    for part in chunks(ids, CHUNK):
         connection.execute(update(_total).where(_total.c.id.in_(part), _total.c.shown.is_(None)).values(shown=now))
 
 
@@ -453,10 +454,6 @@ def _as_total(row: Any, *, withheld: bool, now: datetime) -> Total:
         last_completed=row.last_completed,
         last_traced=None if is_empty else _traced(row),
     )
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
 
 
 def _lately(row: Any, now: datetime) -> int:

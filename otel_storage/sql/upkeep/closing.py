@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from otel_storage.ports.copies import RecordChange
+from otel_storage.results.clock import utc
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL, PipelineTaskStatus, as_status
 from otel_storage.sql.upkeep.copies import SqlCopies
 
@@ -154,12 +156,12 @@ class _Teller:
 
 
 def _look_up(storage: PipelineStorage | Tables, dead: DeadRecord) -> Any:
-    if dead.kind == "PipelineExecution":
+    if dead.kind == PIPELINE_EXECUTION:
         return storage.get_pipeline_execution(dead.run_id)
     look_ups: dict[str, Callable[[Any], Any]] = {
-        "PipelineResult": storage.get_pipeline_result,
-        "TaskExecution": storage.get_task_execution,
-        "TaskResult": storage.get_task_result,
+        PIPELINE_RESULT: storage.get_pipeline_result,
+        TASK_EXECUTION: storage.get_task_execution,
+        TASK_RESULT: storage.get_task_result,
     }
     return look_ups[dead.kind](dead.record_id)
 
@@ -169,7 +171,7 @@ def _message(dead: DeadRecord) -> str:
 
 
 def _change(record: Any, message: str, now: datetime) -> RecordChange:
-    completed, started = _aware(record.get_completed()), _aware(record.get_started())
+    completed, started = utc(record.get_completed()), utc(record.get_started())
     return RecordChange(
         run_id=str(record.get_run_id()),
         kind=record.content_type_name,
@@ -191,8 +193,3 @@ def _lost(dead: DeadRecord, now: datetime) -> RecordChange:
         at=now,
         message=_message(dead),
     )
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    """The moment in UTC; None of a naive one, which twice a year means two."""
-    return None if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)

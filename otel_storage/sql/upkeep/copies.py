@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, func, insert, select
 
 from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy
+from otel_storage.results.kinds import PIPELINE_EXECUTION
 from otel_storage.results.status import FINAL, PipelineTaskStatus
+from otel_storage.runtime.chunks import chunks
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.types import dump_json, identifier, load_json, storable
-from otel_storage.sql.outbox.transitions import EXECUTION, Change, reference, update_row, write_references
+from otel_storage.sql.outbox.transitions import Change, reference, update_row, write_references
 from otel_storage.sql.records.building import IdSource, Row
 from otel_storage.sql.upkeep import cleanup
 
@@ -69,7 +71,7 @@ class SqlCopies:
             # A run that is not sampled has no spans, so nothing below it is looked for.
             if is_sampled:
                 _insert_children(ids, run, execution["id"])
-                row = reference(EXECUTION, execution["id"], execution["id"], run.created, due=False)
+                row = reference(PIPELINE_EXECUTION, execution["id"], execution["id"], run.created, due=False)
                 connection.execute(insert(schema.outbox).inline(), row)
             return int(execution["id"])
 
@@ -81,7 +83,7 @@ class SqlCopies:
             (change, run)
             for change in changes
             # Of a run that is not sampled there is nothing below its execution.
-            if (run := self._run(change.run_id)) is not None and (run.is_sampled or change.kind == EXECUTION)
+            if (run := self._run(change.run_id)) is not None and (run.is_sampled or change.kind == PIPELINE_EXECUTION)
         ]
         if not known:
             return False
@@ -99,8 +101,7 @@ class SqlCopies:
     def remove(self, run_ids: Sequence[str]) -> None:
         """Remove the copies of runs that were removed."""
         unsent = 0
-        for start in range(0, len(run_ids), cleanup.CHUNK):
-            part = [str(run_id) for run_id in run_ids[start : start + cleanup.CHUNK]]
+        for part in chunks([str(run_id) for run_id in run_ids], cleanup.CHUNK):
             for run_id in part:
                 self._runs.pop(run_id, None)
             for ids in self._database.look_up(partial(cleanup.copies, run_ids=part)):
@@ -131,7 +132,7 @@ class SqlCopies:
 
 def _apply(connection: Connection, change: RecordChange, run: _Run) -> bool:
     table = schema.LEVELS[change.kind]
-    run_column = table.c.id if change.kind == EXECUTION else table.c.execution_id
+    run_column = table.c.id if change.kind == PIPELINE_EXECUTION else table.c.execution_id
     statement = select(table.c.id).where(run_column == run.execution_id, table.c.source_id == change.record_id)
     record_id = connection.execute(statement).scalar()
     if record_id is None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Table, case, exists, func, literal_column, not_, or_, select
 
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.runtime.worker import Worker, is_gone, this_worker
 from otel_storage.sql.database import schema
-from otel_storage.sql.outbox.transitions import EXECUTION, TASK_RESULT
 
 if TYPE_CHECKING:
     from otel_storage.sql.database.engine import Database
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 EAGER_RUNNER = "pipelines.runners.eager.Runner"
 """The host's runner that does all of a run in the process, and the thread, that starts it."""
 
-PIPELINE_RESULT = "PipelineResult"
-TASK_EXECUTION = "TaskExecution"
 
 _PAGE = 500
 """How many records of a run are read at once."""
@@ -226,12 +224,12 @@ def _running_parents(database: Database, run: _Run) -> list[tuple[str, Any, tupl
         pipeline_result.c.execution_id == run.row.id, _is_running(pipeline_result)
     )
     executions = select(*_state(execution)).where(execution.c.id == run.row.id, _is_running(execution))
-    top = (EXECUTION, run.row.id)
+    top = (PIPELINE_EXECUTION, run.row.id)
     with database.read() as connection:
         return [
             *((TASK_EXECUTION, row, (PIPELINE_RESULT, row.pipeline_result_id)) for row in connection.execute(tasks)),
             *((PIPELINE_RESULT, row, top) for row in connection.execute(results)),
-            *((EXECUTION, row, top) for row in connection.execute(executions)),
+            *((PIPELINE_EXECUTION, row, top) for row in connection.execute(executions)),
         ]
 
 

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from otel_storage.ports.outbox import Claim, Claims, Outbox, Settling
+from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
+from otel_storage.runtime.chunks import chunks
 from otel_storage.runtime.forking import forks_allowed, no_fork
 from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 from otel_storage.telemetry.spans.building import Spans
@@ -255,12 +257,12 @@ class Sender:
     # What becomes due after ``due_by`` waits for the next round: under a steady load runs would never have their turn.
 
     def _claim_task_results(self, due_by: datetime) -> Claims:
-        newest_first = self._takes_newest("TaskResult")
+        newest_first = self._takes_newest(TASK_RESULT)
         return self._outbox.claim_task_results(self._limit, self._rules.lease, due_by, newest_first=newest_first)
 
     def _claim_runs(self, due_by: datetime) -> Claims:
         limit = max(1, self._limit * MAX_RUNS // MAX_SPANS)
-        rules, newest_first = self._rules, self._takes_newest("PipelineExecution")
+        rules, newest_first = self._rules, self._takes_newest(PIPELINE_EXECUTION)
         return self._outbox.claim_runs(limit, rules.lease, rules.settling, due_by, newest_first=newest_first)
 
     def _takes_newest(self, kind: str) -> bool:
@@ -297,7 +299,7 @@ class Sender:
         """Send the spans of the units in one request or more, and settle what the verdict is clear on."""
         report = round_.report
         if not round_.error:
-            for items in _chunks([(unit, place) for unit in units for place in range(len(unit.spans))]):
+            for items in chunks([(unit, place) for unit in units for place in range(len(unit.spans))], MAX_SPANS):
                 if not self._export(items, round_):
                     break
         complete = [unit for unit in units if unit.is_complete]
@@ -444,11 +446,6 @@ def _requests(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
         size += len(unit.spans)
     if request:
         yield request
-
-
-def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
-    for start in range(0, len(items), MAX_SPANS):
-        yield items[start : start + MAX_SPANS]
 
 
 def _delay(attempts: int, most: timedelta = MAX_DELAY) -> timedelta:

@@ -37,9 +37,9 @@ from otel_storage.ports.snapshots import (
     TaskResultSnapshot,
 )
 from otel_storage.privacy.masking import as_json
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.model_objects import is_model_object
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
-from otel_storage.telemetry.spans import ids
 from otel_storage.telemetry.spans.run_trace import AttributeValue, RunTrace
 
 __all__ = ["EXCEPTION_MESSAGE", "EXCEPTION_STACKTRACE", "EXCEPTION_TYPE"]
@@ -88,7 +88,7 @@ def execution_attributes(execution: ExecutionSnapshot, trace: RunTrace, runner: 
     _add_result(attributes, CICD_PIPELINE_RESULT, execution)
     if trace.url:
         attributes[CICD_PIPELINE_RUN_URL_FULL] = trace.url
-    _add_state(attributes, ids.PIPELINE_EXECUTION, execution)
+    _add_state(attributes, PIPELINE_EXECUTION, execution)
     if runner:
         attributes[RUNNER] = runner
     if "input_data" in trace.capture and execution.input_data is not None:
@@ -100,7 +100,7 @@ def pipeline_result_attributes(result: PipelineResultSnapshot, trace: RunTrace) 
     """The attributes of the span of a pipeline result."""
     attributes = _of_run(result.execution)
     _add_error_type(attributes, result)
-    _add_state(attributes, ids.PIPELINE_RESULT, result)
+    _add_state(attributes, PIPELINE_RESULT, result)
     attributes[RUNNER] = result.runner
     _add_object(attributes, PIPELINE_OBJECT, result.pipeline_object, trace)
     return attributes
@@ -111,7 +111,7 @@ def task_execution_attributes(execution: TaskExecutionSnapshot, trace: RunTrace)
     attributes = _of_task(execution)
     attributes[CICD_PIPELINE_TASK_RUN_ID] = str(execution.id)
     _add_result(attributes, CICD_PIPELINE_TASK_RUN_RESULT, execution)
-    _add_state(attributes, ids.TASK_EXECUTION, execution)
+    _add_state(attributes, TASK_EXECUTION, execution)
     _add_task(attributes, execution, trace)
     if "config" in trace.capture and execution.config is not None:
         attributes[CONFIG] = as_json(execution.config)
@@ -132,7 +132,7 @@ def task_result_state(result: TaskResultSnapshot) -> Attributes:
     """The attributes of a task result's own state."""
     attributes: Attributes = {}
     _add_error_type(attributes, result, result.failure.type if result.failure else None)
-    _add_state(attributes, ids.TASK_RESULT, result)
+    _add_state(attributes, TASK_RESULT, result)
     return attributes
 
 

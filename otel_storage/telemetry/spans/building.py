@@ -24,6 +24,7 @@ from otel_storage.ports.snapshots import (
     TaskResultSnapshot,
 )
 from otel_storage.privacy.masking import cut
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.telemetry.spans import attributes as names
 from otel_storage.telemetry.spans import ids
@@ -117,7 +118,7 @@ class _Task:
     def __init__(self, run: _Run, execution: TaskExecutionSnapshot) -> None:
         self.execution = execution
         self.name = run.cut(f"RESULT {execution.pipeline_task}")
-        self.context = run.context(ids.TASK_EXECUTION, execution.id)
+        self.context = run.context(TASK_EXECUTION, execution.id)
         before, after = names.attributes_of_results(execution, run.trace)
         self.attributes_before, self.attributes_after = run.all_cut(before), run.all_cut(after)
 
@@ -149,7 +150,7 @@ class _Run:
         }
         return self._span(
             result,
-            kind=ids.TASK_RESULT,
+            kind=TASK_RESULT,
             name=task.name,
             parent=task.context,
             attributes=attributes,
@@ -188,9 +189,9 @@ class _Run:
     def _task_execution_span(self, task: TaskExecutionSnapshot) -> ReadableSpan:
         return self._span(
             task,
-            kind=ids.TASK_EXECUTION,
+            kind=TASK_EXECUTION,
             name=self.cut(task.pipeline_task),
-            parent=self.context(ids.PIPELINE_RESULT, task.pipeline_result.id),
+            parent=self.context(PIPELINE_RESULT, task.pipeline_result.id),
             attributes=self.all_cut(names.task_execution_attributes(task, self.trace)),
             times=_parent_times(task),
         )
@@ -198,9 +199,9 @@ class _Run:
     def _pipeline_result_span(self, result: PipelineResultSnapshot) -> ReadableSpan:
         return self._span(
             result,
-            kind=ids.PIPELINE_RESULT,
+            kind=PIPELINE_RESULT,
             name=self.cut(f"RESULT {result.execution.pipeline_id}"),
-            parent=self.context(ids.PIPELINE_EXECUTION, result.execution.id),
+            parent=self.context(PIPELINE_EXECUTION, result.execution.id),
             attributes=self.all_cut(names.pipeline_result_attributes(result, self.trace)),
             times=_parent_times(result),
         )
@@ -209,7 +210,7 @@ class _Run:
         execution = self._execution
         return self._span(
             execution,
-            kind=ids.PIPELINE_EXECUTION,
+            kind=PIPELINE_EXECUTION,
             name=self.cut(f"RUN {execution.pipeline_id}"),
             parent=None,
             attributes=self.all_cut(names.execution_attributes(execution, self.trace, runner)),

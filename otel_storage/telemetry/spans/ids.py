@@ -6,11 +6,6 @@ import re
 from functools import lru_cache
 from hashlib import sha256
 
-PIPELINE_EXECUTION = "PipelineExecution"
-PIPELINE_RESULT = "PipelineResult"
-TASK_EXECUTION = "TaskExecution"
-TASK_RESULT = "TaskResult"
-
 # RFC 9562: the version is the thirteenth digit, the variant the two high bits of the seventeenth. Versions 4 and 7 end
 # in random bits, which https://www.w3.org/TR/trace-context-2/ asks of a trace id.
 _RANDOM_UUID = re.compile(
