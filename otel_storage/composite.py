@@ -202,7 +202,7 @@ class OtelPipelineStorage(PipelineStorage):
 
     def _watch_storage(self) -> StorageWatch:
         # Imported here: most storages are ours.
-        from otel_storage.sql.records.levels import SqlRecord
+        from otel_storage.sql.records.record import SqlRecord
         from otel_storage.sql.upkeep.copies import SqlCopies
         from otel_storage.watch.storage import StorageWatch
 

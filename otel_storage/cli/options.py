@@ -90,7 +90,7 @@ def url_arguments(url: str | None) -> list[str]:
         return []
     from sqlalchemy import make_url
 
-    from otel_storage.sql.database.engine import display_url
+    from otel_storage.sql.database.urls import display_url
 
     return ["--url", display_url(make_url(url))]
 

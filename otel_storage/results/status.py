@@ -64,13 +64,20 @@ FAILED = frozenset(PipelineTaskStatus.failed_statuses())
 """Every final status but DONE."""
 
 
+STATUSES = {key: status for status in PipelineTaskStatus for key in (status, status.value)}
+"""Each status, by itself and by its name."""
+
+PRECEDING: dict[PipelineTaskStatus, tuple[PipelineTaskStatus, ...]] = {
+    PipelineTaskStatus.PENDING: (),
+    PipelineTaskStatus.RUNNING: (PipelineTaskStatus.PENDING,),
+    **dict.fromkeys(FINAL, (PipelineTaskStatus.PENDING, PipelineTaskStatus.RUNNING)),
+}
+"""The statuses that each may follow: none precedes PENDING, and nothing follows a final one."""
+
+
 def preceding(status: PipelineTaskStatus) -> tuple[PipelineTaskStatus, ...]:
-    """The statuses that ``status`` may follow: none precedes PENDING, and nothing follows a final one."""
-    if status in FINAL:
-        return (PipelineTaskStatus.PENDING, PipelineTaskStatus.RUNNING)
-    if status is PipelineTaskStatus.RUNNING:
-        return (PipelineTaskStatus.PENDING,)
-    return ()
+    """The statuses that ``status`` may follow."""
+    return PRECEDING[status]
 
 
 def as_status(value: object) -> PipelineTaskStatus:

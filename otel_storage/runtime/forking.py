@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 logger = logging.getLogger("otel_storage")
@@ -18,107 +20,94 @@ PATIENCE = 2.0
 """Seconds that a fork waits, at most, for what other threads are in the middle of."""
 
 
+class _ThisThread(threading.local):
+    """Each thread's own turn: a fork takes the turns of all other threads, so it waits for who holds one."""
+
+    turn: threading.RLock
+    """Held while no other thread may fork. Every transaction on a SQLite file takes it, so it is a lock of C's."""
+
+    def __init__(self) -> None:
+        self.turn = threading.RLock()
+        _forks.add(self.turn)
+
+
+def no_fork() -> AbstractContextManager[object]:
+    """What is done inside is over before another thread of this process forks."""
+    return this_thread.turn
+
+
 @contextmanager
 def forks_allowed() -> Iterator[None]:
     """Within :func:`no_fork`: this thread only waits, for an answer say, and a fork need not wait for it."""
-    depth = _gate.step_out()
+    turn = this_thread.turn
+    depth = 0
+    try:
+        while True:
+            turn.release()
+            depth += 1
+    except RuntimeError:
+        # The thread does not hold it any more, however often it had taken it.
+        pass
     try:
         yield
     finally:
-        _gate.step_in(depth)
-
-
-def no_fork() -> AbstractContextManager[None]:
-    """What is done inside is over before another thread of this process forks."""
-    return _gate
+        for _ in range(depth):
+            turn.acquire()
 
 
 def before_fork(work: Callable[[], object]) -> None:
     """Have the work done before every fork of this process, while nothing is done inside :func:`no_fork`."""
-    _gate.works.append(work)
+    _forks.works.append(work)
 
 
-class _Gate:
-    """Many threads may be inside, until one of them forks: that waits for the others, and lets no more in.
-
-    Every transaction goes through it, so that it is entered and left without more than that takes.
-    """
+class _Forks:
+    """What happens around a fork; forks are one at a time."""
 
     def __init__(self) -> None:
         self.works: list[Callable[[], object]] = []
-        self._inside: dict[int, int] = {}
-        """How often each thread has entered that is inside."""
-        self._forking: set[int] = set()
-        self._make_lock()
+        self._begin_anew([])
 
-    def __enter__(self) -> None:
-        thread = threading.get_ident()
+    def add(self, turn: threading.RLock) -> None:
+        """Know the turn of a new thread, which waits for a fork that is under way."""
         with self._lock:
-            # Who is inside already goes on: the fork waits for it.
-            while self._forking and not self._is_inside(thread):
-                self._condition.wait()
-            self._inside[thread] = self._inside.get(thread, 0) + 1
+            self._turns.add(turn)
 
-    def __exit__(self, *_: object) -> None:
-        thread = threading.get_ident()
-        with self._lock:
-            depth = self._inside[thread] - 1
-            if depth:
-                self._inside[thread] = depth
-                return
-            del self._inside[thread]
-            # None but a fork waits for this.
-            if self._forking:
-                self._condition.notify_all()
-
-    def step_out(self) -> int:
-        """Leave, however often this thread has entered; returns how often that was."""
-        with self._condition:
-            depth = self._inside.pop(threading.get_ident(), 0)
-            self._condition.notify_all()
-            return depth
-
-    def step_in(self, depth: int) -> None:
-        """Enter again, as often."""
-        if depth:
-            self.__enter__()
-            self._inside[threading.get_ident()] = depth
-
-    def close(self) -> None:
-        """Before a fork: until it is done this thread alone may enter."""
-        self._forking.add(threading.get_ident())
-        self._condition.acquire()
-        if not self._condition.wait_for(self._is_clear, PATIENCE):
+    def before(self) -> None:
+        """Take the turns of all other threads: until the fork is over, none of them is inside."""
+        own = this_thread.turn
+        self._lock.acquire()
+        deadline = time.monotonic() + PATIENCE
+        is_clear = True
+        for turn in [turn for turn in self._turns if turn is not own]:
+            if turn.acquire(timeout=max(deadline - time.monotonic(), 0)):
+                self._taken.append(turn)
+            else:
+                is_clear = False
+        if not is_clear:
             logger.warning("this process forks while another thread of it uses the storage: the child may hang")
         for work in self.works:
             work()
 
-    def open(self) -> None:
-        """After it, in the parent."""
-        self._forking.discard(threading.get_ident())
+    def after_in_parent(self) -> None:
+        """Give the turns back."""
+        while self._taken:
+            self._taken.pop().release()
         # Not held, where Ctrl-C ended the wait for it.
         with suppress(RuntimeError):
-            self._condition.notify_all()
-            self._condition.release()
+            self._lock.release()
 
-    def renew(self) -> None:
-        """After it, in the child: there is nobody else."""
-        thread = threading.get_ident()
-        self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
-        self._forking = set()
-        self._make_lock()
+    def after_in_child(self) -> None:
+        """Forget the other threads: they stayed with the parent."""
+        self._begin_anew([this_thread.turn])
 
-    def _make_lock(self) -> None:
+    def _begin_anew(self, turns: Iterable[threading.RLock]) -> None:
+        self._taken: list[threading.RLock] = []
         self._lock = threading.RLock()
-        self._condition = threading.Condition(self._lock)
-
-    def _is_inside(self, thread: int) -> bool:
-        return thread in self._inside or thread in self._forking
-
-    def _is_clear(self) -> bool:
-        return not self._inside.keys() - {threading.get_ident()}
+        self._turns = weakref.WeakSet(turns)
 
 
-_gate = _Gate()
+_forks = _Forks()
+this_thread = _ThisThread()
+"""Whose ``turn`` is what :func:`no_fork` gives."""
 
-os.register_at_fork(before=_gate.close, after_in_parent=_gate.open, after_in_child=_gate.renew)
+os.register_at_fork(before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_forks.after_in_child)

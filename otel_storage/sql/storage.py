@@ -16,17 +16,12 @@ from otel_storage.results.base import PipelineDigest, PipelineStorage
 from otel_storage.results.exceptions import DatabaseUnavailable
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.engine import Database, logger
-from otel_storage.sql.database.types import record_id, storable
+from otel_storage.sql.database.values import record_id, storable
 from otel_storage.sql.outbox.references import SqlOutbox
 from otel_storage.sql.records import building
 from otel_storage.sql.records.identity_map import IdentityMap
-from otel_storage.sql.records.levels import (
-    Record,
-    SqlPipelineExecution,
-    SqlPipelineResult,
-    SqlTaskExecution,
-    SqlTaskResult,
-)
+from otel_storage.sql.records.levels import SqlPipelineExecution, SqlPipelineResult, SqlTaskExecution, SqlTaskResult
+from otel_storage.sql.records.record import Record
 from otel_storage.sql.records.sequences import EmptySequence, RunSequence, SqlSequence
 from otel_storage.sql.totals import digest
 from otel_storage.sql.totals.counting import SqlTotals

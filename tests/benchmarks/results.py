@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.types import load_json
+from otel_storage.sql.database.values import load_json
 from otel_storage.testing.pipelines import Runner
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.measuring import Databases, Host, NullReporter, counted, medians_of

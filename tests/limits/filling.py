@@ -15,7 +15,7 @@ from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.outbox.transitions import reference
-from otel_storage.sql.records.building import IdSource
+from otel_storage.sql.records.building import insert_rows
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.telemetry.spans.run_trace import decide
 
@@ -53,13 +53,12 @@ def fill(
 
 
 def _insert(connection: Connection, times: Sequence[datetime], attempts: int) -> None:
-    ids = IdSource(connection)
     executions = [_execution(at) for at in times]
-    ids.insert(schema.pipeline_execution, executions)
+    insert_rows(connection, schema.pipeline_execution, executions)
     results = [
         {**_done(run["created"]), "execution_id": run["id"], "runner": "eager", "reporter": "log"} for run in executions
     ]
-    ids.insert(schema.pipeline_result, results)
+    insert_rows(connection, schema.pipeline_result, results)
     tasks = [
         {
             **_done(result["created"]),
@@ -70,7 +69,7 @@ def _insert(connection: Connection, times: Sequence[datetime], attempts: int) ->
         }
         for result in results
     ]
-    ids.insert(schema.task_execution, tasks)
+    insert_rows(connection, schema.task_execution, tasks)
     task_results = [
         {
             **_done(task["created"] + timedelta(milliseconds=number)),
@@ -80,7 +79,7 @@ def _insert(connection: Connection, times: Sequence[datetime], attempts: int) ->
         for task in tasks
         for number in range(RESULTS)
     ]
-    ids.insert(schema.task_result, task_results)
+    insert_rows(connection, schema.task_result, task_results)
     references = [reference(TASK_RESULT, row["id"], row["execution_id"], row["completed"]) for row in task_results]
     references += [reference(PIPELINE_EXECUTION, row["id"], row["id"], row["completed"]) for row in executions]
     if attempts:

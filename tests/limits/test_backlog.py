@@ -117,7 +117,7 @@ def test_no_statement_of_a_sender_looks_at_everything(sqlite_url: str) -> None:
 def _plan(storage: OtelPipelineStorage, statement: str, parameters: Any) -> list[str]:
     """The steps of SQLite's plan that read all rows of a table, or sort them.
 
-    The keys of a claim come as one value: that those are all read is no look at the table (``sql/among.py``).
+    The keys of a claim come as one value: that those are all read is no look at the table (``Policy.among``).
     """
     with storage.records.database.read() as connection:
         steps = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, make_url
 
 from otel_storage.composite import OtelPipelineStorage
-from otel_storage.sql.records import bulk
+from otel_storage.sql.database import bulk
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from tests.watch.memory import MemoryStorage

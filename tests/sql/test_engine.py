@@ -27,7 +27,10 @@ from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavaila
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import engine as engine_module
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.engine import ATTEMPTS, BUSY_TIMEOUT, URL_VARIABLE, Database, display_url
+from otel_storage.sql.database import sqlite as sqlite_policy
+from otel_storage.sql.database.engine import ATTEMPTS, Database
+from otel_storage.sql.database.sqlite import BUSY_TIMEOUT
+from otel_storage.sql.database.urls import URL_VARIABLE, display_url
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import START
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
@@ -468,7 +471,7 @@ class TestSwitchToWal:
             if len(pauses) == 3:
                 writer.execute("COMMIT")
 
-        monkeypatch.setattr(engine_module, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+        monkeypatch.setattr(sqlite_policy, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
         with closing(SqlPipelineStorage(f"sqlite:///{tmp_path}/runs.db")) as storage:
             build(storage, "run")
             with storage.database.read() as connection:
@@ -478,7 +481,7 @@ class TestSwitchToWal:
 
     def test_not_for_ever(self, writer: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A lock that stays is an error in the end."""
-        monkeypatch.setattr(engine_module, "BUSY_TIMEOUT", 0.0)
+        monkeypatch.setattr(sqlite_policy, "BUSY_TIMEOUT", 0.0)
 
         assert "database is locked" in unavailable(f"sqlite:///{tmp_path}/runs.db")
 

@@ -61,7 +61,7 @@ def _verbs(statements: list[str]) -> list[str]:
 
 def _lone_commit(storage: OtelPipelineStorage) -> list[str]:
     """What a change that is one statement is committed by: off MariaDB it is a transaction by itself."""
-    return ["COMMIT"] if storage.records.database.is_mariadb else []
+    return ["COMMIT"] if storage.records.database.dialect == "mariadb" else []
 
 
 def test_building_is_one_transaction_of_any_size(storage: OtelPipelineStorage) -> None:

@@ -359,7 +359,7 @@ def test_nothing_to_count_writes_nothing(on_sqlite: SqlPipelineStorage, clock: M
 def test_the_index_finds_what_is_to_be_counted(storage: SqlPipelineStorage, clock: ManualClock) -> None:
     """Each engine looks into the index of what is not counted, also while all is uncounted, and while nothing is."""
     dialect = storage.database.dialect
-    if storage.database.is_mariadb:
+    if dialect == "mariadb":
         for _ in range(100):
             run(storage, clock)
     else:

@@ -19,17 +19,8 @@ from sqlalchemy.exc import StatementError
 
 from otel_storage.results.exceptions import InvalidInput
 from otel_storage.results.status import PipelineTaskStatus
-from otel_storage.sql.database.types import (
-    LongText,
-    Status,
-    UtcDateTime,
-    aware,
-    dump_json,
-    identifier,
-    load_json,
-    record_id,
-    storable,
-)
+from otel_storage.sql.database.types import LongText, Status, UtcDateTime
+from otel_storage.sql.database.values import aware, dump_json, identifier, load_json, record_id, storable
 
 values = Table(
     "tests_values",

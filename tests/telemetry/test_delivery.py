@@ -317,11 +317,11 @@ def test_flush_without_a_thread_waits_for_the_sender(bench: Bench) -> None:
 def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that commits and dies before it says so: the run is built once, and each change reported once."""
     database = bench.storage.records.database
-    transaction = type(database)._transaction
+    transact = database.policy.transact
     lost: list[int] = []
 
-    def loses_every_other_answer(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = transaction(self, *args, **kwargs)
+    def loses_every_other_answer(*args: Any, **kwargs: Any) -> Any:
+        result = transact(*args, **kwargs)
         lost.append(1)
         if len(lost) % 2:
             raise DBAPIError(
@@ -329,7 +329,7 @@ def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: py
             )
         return result
 
-    monkeypatch.setattr(type(database), "_transaction", loses_every_other_answer)
+    monkeypatch.setattr(database.policy, "transact", loses_every_other_answer)
     execution = bench.run()
     monkeypatch.undo()
     reports = [(report.kind, report.id, report.status) for report in bench.reporter.reports]

@@ -1,4 +1,4 @@
-"""What MariaDB alone needs: how a connection is set up, what its errors mean, and the lock of an upgrade."""
+"""MariaDB: how a connection is set up, what its errors mean, and an upgrade that can be cut short in its middle."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, Connection, Insert, Select, Table, Update, func, insert, select
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.types import TypeEngine
 
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable, InvalidInput
+from otel_storage.sql.database.policy import (
+    CONNECT_TIMEOUT,
+    Policy,
+    Result,
+    ServerTime,
+    Use,
+    Work,
+    set_ids,
+)
 
 NAMES = ("mysql", "mariadb")
 """SQLAlchemy's names of the dialect: a URL of ours says mariadb, an engine of the user's may say either."""
@@ -28,8 +39,111 @@ UPGRADE_PATIENCE = 600.0
 # Nothing is cut or changed to fit a column, whatever the server is set to.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
+_READ_COMMITTED = "READ COMMITTED"
 
-def connect_arguments(url: URL, timeout: int, patience: float | None = None) -> dict[str, Any]:
+Statement = TypeVar("Statement", Select[Any], Update)
+
+
+class MariadbPolicy(Policy):
+    """How a MariaDB database is used."""
+
+    names = NAMES
+    limits_statements = True
+    migrates_in_parts = True
+
+    def engine_options(self, url: URL, patience: float | None) -> dict[str, Any]:
+        """The limits on waiting, and READ COMMITTED: the default, REPEATABLE READ, locks the gaps between rows too."""
+        return {"connect_args": _connect_arguments(url, patience), "isolation_level": _READ_COMMITTED}
+
+    def autocommits(self, use: Use) -> bool:
+        """A transaction costs no round trip but its end, and READ COMMITTED sees what is committed."""
+        return use.is_owned
+
+    def must_be_asked(self, use: Use, *, is_tried: bool) -> bool:
+        """Of a given engine always: its isolation is set before what is tried again."""
+        return not use.is_owned or not is_tried
+
+    def check_server(self, connection: Connection, url: str) -> None:
+        """Refuse MySQL, an old MariaDB, and a connection to no database of it."""
+        if connection.exec_driver_sql("SELECT DATABASE()").scalar() is None:
+            raise ConfigurationError(f"{url} names no database; put its name behind the host: .../name")
+        dialect: Any = connection.dialect
+        version = tuple(part for part in dialect.server_version_info or () if isinstance(part, int))
+        if dialect.is_mariadb and version >= OLDEST:
+            return
+        name = "MariaDB" if dialect.is_mariadb else "MySQL"
+        raise ConfigurationError(_wrong_server(url, f"it is {name} {'.'.join(map(str, version))}"))
+
+    def transact(self, connection: Connection, work: Work[Result], use: Use, *, is_one_statement: bool) -> Result:
+        """The server begins a transaction by itself, and ends it when it is told."""
+        if not use.is_owned:
+            connection = connection.execution_options(isolation_level=_READ_COMMITTED)
+        with connection.begin():
+            return work(connection)
+
+    def migrate(self, connection: Connection, work: Work[Result], use: Use) -> Result:
+        """Under a lock of the server's."""
+
+        def locked(connection: Connection) -> Result:
+            with _upgrade_lock(connection):
+                return work(connection)
+
+        return self.transact(connection, locked, use, is_one_statement=False)
+
+    def is_conflict(self, error: DBAPIError) -> bool:
+        """See :data:`CONFLICTS`."""
+        return getattr(error.orig, "args", (None,))[0] in CONFLICTS
+
+    def why_unconnected(self, error: Exception, url: str) -> Exception:
+        """Also where SQLAlchemy finds another server: URLs of ours are for no other."""
+        if isinstance(error, InvalidRequestError):
+            return ConfigurationError(_wrong_server(url, str(error).rstrip(".")))
+        return super().why_unconnected(error, url)
+
+    def refuse_oversized(self, error: DBAPIError, connection: Connection) -> None:
+        """The server hangs up on such a statement, often before it was told all: then no answer arrives."""
+        size = max(_largest_statement(one) for one in _with_context(error))
+        limit = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
+        if size < limit:
+            return
+        raise InvalidInput(
+            f"storing it takes a statement of {size:,} bytes, and MariaDB takes none of more than {limit:,}; "
+            "raise its setting max_allowed_packet, or store less"
+        ) from None
+
+    def insert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+        """Within a transaction ids grow from row to row, though there may be gaps: they are asked for afterwards."""
+        self.insert_many(connection, table, rows)
+        run = "run_id" if "run_id" in table.c else "execution_id"
+        runs = list(dict.fromkeys(row[run] for row in rows))
+        statement = select(table.c.id).where(table.c[run].in_(runs)).order_by(table.c.id)
+        set_ids(rows, connection.execute(statement).scalars().all())
+
+    def insert_unless_there(self, table: Table) -> Insert:
+        """INSERT IGNORE."""
+        return insert(table).prefix_with("IGNORE")
+
+    def time_type(self) -> TypeEngine[Any]:
+        """A time with its microseconds."""
+        return ServerTime(mysql.DATETIME(fsp=6))
+
+
+def _wrong_server(url: str, reason: str) -> str:
+    """What is said of a server that cannot be used."""
+    return f"the server of {url} cannot be used: {reason}; use MariaDB {'.'.join(map(str, OLDEST))} or newer"
+
+
+def by_index(statement: Statement, table: Table, index: str) -> Statement:
+    """The statement, which MariaDB executes by that index: rows that it reads by another it locks too."""
+    for name in NAMES:
+        if isinstance(statement, Update):
+            statement = statement.with_hint(f"FORCE INDEX ({index})", dialect_name=name)
+        else:
+            statement = statement.with_hint(table, f"FORCE INDEX ({index})", dialect_name=name)
+    return statement
+
+
+def _connect_arguments(url: URL, patience: float | None) -> dict[str, Any]:
     """What PyMySQL is told beyond the URL; with ``patience``, in seconds, that it waits for nothing longer."""
     arguments: dict[str, Any] = {"charset": "utf8mb4", "sql_mode": _SQL_MODE}
     if patience is not None:
@@ -37,59 +151,15 @@ def connect_arguments(url: URL, timeout: int, patience: float | None = None) -> 
         arguments.update(connect_timeout=seconds, read_timeout=seconds + 1, write_timeout=seconds + 1)
         arguments["init_command"] = f"SET innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
     elif "connect_timeout" not in url.query:
-        arguments["connect_timeout"] = timeout
+        arguments["connect_timeout"] = CONNECT_TIMEOUT
     if url.password is not None and not str(url.password).isascii():
         # Otherwise it is sent as Latin-1, which no other client does.
         arguments["password"] = str(url.password).encode()
     return arguments
 
 
-def check_server(connection: Connection, url: str) -> None:
-    """Refuse a server that cannot do what is needed, and a connection to no database of it.
-
-    Raises:
-        ConfigurationError: naming what the server is.
-    """
-    if connection.exec_driver_sql("SELECT DATABASE()").scalar() is None:
-        raise ConfigurationError(f"{url} names no database; put its name behind the host: .../name")
-    dialect: Any = connection.dialect
-    version = tuple(part for part in dialect.server_version_info or () if isinstance(part, int))
-    if dialect.is_mariadb and version >= OLDEST:
-        return
-    name = "MariaDB" if dialect.is_mariadb else "MySQL"
-    raise ConfigurationError(wrong_server(url, f"it is {name} {'.'.join(map(str, version))}"))
-
-
-def wrong_server(url: str, reason: str) -> str:
-    """What is said of a server that cannot be used."""
-    return f"the server of {url} cannot be used: {reason}; use MariaDB {'.'.join(map(str, OLDEST))} or newer"
-
-
-def is_conflict(error: DBAPIError) -> bool:
-    """Whether the transaction lost against another, and may be run again."""
-    return getattr(error.orig, "args", (None,))[0] in CONFLICTS
-
-
-def refuse_oversized(error: DBAPIError, connection: Connection) -> None:
-    """Say so if the connection was lost because a statement was larger than the server takes.
-
-    The server hangs up, often before it was told all: then what it says of it does not arrive.
-
-    Raises:
-        InvalidInput: naming the setting.
-    """
-    size = max(_largest_statement(one) for one in _with_context(error))
-    limit = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
-    if size < limit:
-        return
-    raise InvalidInput(
-        f"storing it takes a statement of {size:,} bytes, and MariaDB takes none of more than {limit:,}; "
-        "raise its setting max_allowed_packet, or store less"
-    ) from None
-
-
 @contextmanager
-def upgrade_lock(connection: Connection) -> Iterator[None]:
+def _upgrade_lock(connection: Connection) -> Iterator[None]:
     """Let one process at a time change the database's schema; the lock ends with the session at the latest.
 
     Raises:
@@ -147,3 +217,6 @@ def _quoted_size(value: object) -> int:
     if not isinstance(value, str):
         return 0
     return len(value.encode(errors="replace")) + sum(value.count(character) for character in "\\'\"\n\r\x1a\0")
+
+
+MARIADB = MariadbPolicy()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, text
 
 from otel_storage.results.exceptions import SchemaMismatch
-from otel_storage.sql.database import mariadb
+from otel_storage.sql.database.policies import policy_of
 from otel_storage.sql.database.schema import SCHEMA_VERSION, VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def upgrade(connection: Connection, url: str) -> None:
         check(version, url)
     from alembic import command
 
-    if connection.dialect.name in mariadb.NAMES:
+    if policy_of(connection).migrates_in_parts:
         _check_tables(connection, url)
     config = _config()
     config.attributes["connection"] = connection

@@ -6,46 +6,84 @@ that takes longer than all that the database does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, CursorResult, Dialect, Engine, UpdateBase
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Dialect,
+    Engine,
+    Table,
+    UpdateBase,
+    bindparam,
+    insert,
+)
+from sqlalchemy.sql import visitors
+
+Values = Mapping[str, Any]
+
+
+def parameter(column: ColumnElement[Any], name: str | None = None) -> BindParameter[Any]:
+    """A parameter of the column's type, by the column's name or another."""
+    return bindparam(name or column.key, type_=column.type)
 
 
 class Prepared:
-    """A statement whose parameters are all bound by name.
+    """A statement whose values are all parameters, each with its name and its type: see :func:`parameter`.
+
+    Where the engine binds parameters by position, or keeps the tables in another schema, SQLAlchemy executes it.
 
     Args:
         statement: An INSERT, UPDATE or DELETE that returns no rows.
+        within: A statement that is a part of it, as a CTE, and has parameters too.
     """
 
-    def __init__(self, statement: UpdateBase) -> None:
+    def __init__(self, statement: UpdateBase, within: UpdateBase | None = None) -> None:
         self._statement = statement
+        self._types = {
+            element.key: element.type
+            for part in (statement, within)
+            if part is not None
+            for element in visitors.iterate(part)
+            if isinstance(element, BindParameter) and element.required
+        }
         # By engine: a text holds its dialect, which would be kept for ever by it.
         self._texts: WeakKeyDictionary[Engine, _Text] = WeakKeyDictionary()
 
-    def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+    def execute(self, connection: Connection, values: Values) -> CursorResult[Any]:
         """Execute it with the values of its parameters."""
-        if _SCHEMAS in connection.get_execution_options():
+        text = self._texts.get(connection.engine) or self._text(connection)
+        if not text.is_for_driver or _SCHEMAS in connection.get_execution_options():
             return connection.execute(self._statement, values)
-        text = self._text(connection)
-        return connection.exec_driver_sql(text.sql, text.parameters(values))
+        turned = dict(values)
+        for name, convert in text.converters:
+            if (value := turned[name]) is not None:
+                turned[name] = convert(value)
+        return connection.exec_driver_sql(text.sql, turned)
 
-    def execute_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
+    def execute_many(self, connection: Connection, rows: Sequence[Values]) -> CursorResult[Any]:
         """Execute it once for each row, which holds the values of its parameters."""
+        text = self._texts.get(connection.engine) or self._text(connection)
         # An engine of the user's may have a driver that is slow at many rows, so that SQLAlchemy puts them together.
         is_bulk = getattr(connection.dialect, "use_insertmanyvalues_wo_returning", False)
-        if is_bulk or _SCHEMAS in connection.get_execution_options():
+        if is_bulk or not text.is_for_driver or _SCHEMAS in connection.get_execution_options():
             return connection.execute(self._statement, rows)
-        text = self._text(connection)
-        return connection.exec_driver_sql(text.sql, text.parameters_of_many(rows))
+        return connection.exec_driver_sql(text.sql, text.turned_rows(rows))
 
     def _text(self, connection: Connection) -> _Text:
-        text = self._texts.get(connection.engine)
-        if text is None:
-            text = self._texts[connection.engine] = _Text(self._statement, connection.dialect)
+        text = self._texts[connection.engine] = _Text(self._statement, self._types, connection.dialect)
         return text
+
+
+@cache
+def prepared_insert(table: Table, columns: tuple[str, ...]) -> Prepared:
+    """The INSERT of those columns."""
+    return Prepared(insert(table).inline().values({name: parameter(table.c[name]) for name in columns}))
 
 
 _SCHEMAS = "schema_translate_map"
@@ -55,42 +93,27 @@ _SCHEMAS = "schema_translate_map"
 class _Text:
     """A statement as an engine's driver takes it."""
 
-    def __init__(self, statement: UpdateBase, dialect: Dialect) -> None:
-        compiled: Any = statement.compile(dialect=dialect)
-        self.sql: str = compiled.string
-        self._order: Sequence[str] | None = compiled.positiontup
-        self._constants: dict[str, Any] = {}
-        self._processors: dict[str, Callable[[Any], Any]] = {}
-        for bind, name in compiled.bind_names.items():
-            processor = bind.type.dialect_impl(dialect).bind_processor(dialect)
-            if not bind.required:
-                self._constants[name] = bind.value if processor is None else processor(bind.value)
-            elif processor is not None:
-                self._processors[name] = processor
+    def __init__(self, statement: UpdateBase, types: Mapping[str, Any], dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        # A constant's name is SQLAlchemy's own, and its value is not among those given.
+        self.is_for_driver = not dialect.positional and set(compiled.params) == types.keys()
+        self.sql = str(compiled)
+        self.converters = [
+            (name, convert)
+            for name, type_ in types.items()
+            if (convert := type_.dialect_impl(dialect).bind_processor(dialect)) is not None
+        ]
 
-    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | tuple[Any, ...]:
-        """The values as the driver takes them."""
-        bound = {**self._constants, **values}
-        for name, process in self._processors.items():
-            bound[name] = process(bound[name])
-        return self._in_order(bound)
-
-    def parameters_of_many(self, rows: Sequence[Mapping[str, Any]]) -> Any:
-        """Those of each row; what the rows of a run have in common is turned into the driver's value once."""
-        turned: dict[str, tuple[Any, Any]] = {}
-        return [self._parameters_after(turned, row) for row in rows]
-
-    def _parameters_after(
-        self, turned: dict[str, tuple[Any, Any]], values: Mapping[str, Any]
-    ) -> dict[str, Any] | tuple[Any, ...]:
-        bound = {**self._constants, **values}
-        for name, process in self._processors.items():
-            value = bound[name]
-            known = turned.get(name)
-            if known is None or known[0] is not value:
-                known = turned[name] = (value, process(value))
-            bound[name] = known[1]
-        return self._in_order(bound)
-
-    def _in_order(self, bound: dict[str, Any]) -> dict[str, Any] | tuple[Any, ...]:
-        return bound if self._order is None else tuple([bound[name] for name in self._order])
+    def turned_rows(self, rows: Sequence[Values]) -> list[dict[str, Any]]:
+        """The rows as the driver takes them; what they have in common is turned into the driver's value once."""
+        turned = [dict(row) for row in rows]
+        for name, convert in self.converters:
+            known: Any = None
+            made: Any = None
+            for row in turned:
+                if (value := row[name]) is None:
+                    continue
+                if value is not known:
+                    known, made = value, convert(value)
+                row[name] = made
+        return turned

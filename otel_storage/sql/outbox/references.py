@@ -31,8 +31,8 @@ from otel_storage.ports.snapshots import RunSnapshot, TaskResultSnapshot
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.runtime.chunks import chunks
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.among import among, in_chunks
-from otel_storage.sql.database.types import storable
+from otel_storage.sql.database.among import in_chunks
+from otel_storage.sql.database.values import storable
 from otel_storage.sql.outbox import settling, snapshots
 from otel_storage.sql.outbox.senders import SqlSenders
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from otel_storage.results.clock import Clock
     from otel_storage.sql.database.engine import Database
+    from otel_storage.sql.database.policy import Policy
 
 _outbox = schema.outbox
 _CHUNK = 500
@@ -287,7 +288,7 @@ class SqlOutbox:
 
     @property
     def _statements(self) -> _Statements:
-        return _statements(self._database.dialect)
+        return _statements(self._database.policy)
 
     def _change_held(self, statement: Executable, token: str, reference_ids: Sequence[int], **values: Any) -> int:
         """Change, in one transaction, those of the references that the token still holds; returns how many."""
@@ -323,7 +324,7 @@ class _Statements:
 
 
 @cache
-def _statements(dialect: str) -> _Statements:
+def _statements(policy: Policy) -> _Statements:
     now = bindparam("now", type_=_outbox.c.leased_until.type)
     is_due = and_(
         _outbox.c.state == bindparam("state"),
@@ -338,7 +339,7 @@ def _statements(dialect: str) -> _Statements:
         # Lets senders work side by side; SQLite has none, but its write lock is held.
         .with_for_update(skip_locked=True)
     )
-    has_id = among(_outbox.c.id, dialect)
+    has_id = policy.among(_outbox.c.id)
     is_held = and_(has_id, _outbox.c.token == bindparam("of"))
     given_back = {"state": bindparam("state"), "attempts": _outbox.c.attempts + 1, "error": bindparam("error"), **_FREE}
     return _Statements(

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, 
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.types import load_json
+from otel_storage.sql.database.values import load_json
 from otel_storage.sql.outbox.references import EXPIRED, REFUSED, WAITING
 from otel_storage.sql.outbox.transitions import reference
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, delete, insert, select, update
 from otel_storage.ports.outbox import SeenSender
 from otel_storage.runtime.worker import this_worker
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.types import storable
+from otel_storage.sql.database.values import storable
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta

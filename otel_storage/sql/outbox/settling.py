@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, bindparam, case, func, select, update
+from sqlalchemy import Connection, Table, and_, case, func, select, update
 
 from otel_storage.ports.outbox import Settling
 from otel_storage.results.kinds import TASK_RESULT
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.prepared import Prepared
+from otel_storage.sql.database.prepared import Prepared, parameter
 
 _SHORTEST_HOLD = timedelta(seconds=0.5)
 _LONGEST_HOLD = timedelta(seconds=30)
@@ -274,7 +274,7 @@ def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> Non
 @cache
 def _storing(table: Table) -> Prepared:
     values: dict[str, Any] = {
-        name: bindparam(name) for name in ("span_start", "span_end", "span_status", "span_outcome")
+        name: parameter(table.c[name]) for name in ("span_start", "span_end", "span_status", "span_outcome")
     }
-    is_unsettled = and_(table.c.id == bindparam("record_id"), table.c.span_end.is_(None))
+    is_unsettled = and_(table.c.id == parameter(table.c.id, "record_id"), table.c.span_end.is_(None))
     return Prepared(update(table).where(is_unsettled).values(values))

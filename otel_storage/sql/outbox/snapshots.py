@@ -21,8 +21,10 @@ from otel_storage.ports.snapshots import (
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
 from otel_storage.runtime.worker import Worker
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.among import among, in_chunks
-from otel_storage.sql.database.types import load_json
+from otel_storage.sql.database.among import in_chunks
+from otel_storage.sql.database.policies import policy_of
+from otel_storage.sql.database.policy import Policy
+from otel_storage.sql.database.values import load_json
 
 # What is read of each kind: what all have, what the parents have, and its own. Nothing else is: rows can be large.
 _STATE = (
@@ -149,7 +151,7 @@ def _task_executions(
 def _rows(
     connection: Connection, table: Table, columns: tuple[str, ...], ids: Collection[int], *, by: str = "id"
 ) -> list[Any]:
-    statement = _query(table, columns, by, connection.dialect.name)
+    statement = _query(table, columns, by, policy_of(connection))
     found: list[Any] = []
     for parameters in in_chunks(sorted(ids)):
         found += connection.execute(statement, parameters).all()
@@ -157,8 +159,8 @@ def _rows(
 
 
 @cache
-def _query(table: Table, columns: tuple[str, ...], by: str, dialect: str) -> Select[Any]:
-    statement = select(*(table.c[column] for column in columns)).where(among(table.c[by], dialect))
+def _query(table: Table, columns: tuple[str, ...], by: str, policy: Policy) -> Select[Any]:
+    statement = select(*(table.c[column] for column in columns)).where(policy.among(table.c[by]))
     return statement.order_by(*table.primary_key.columns)
 
 

@@ -12,15 +12,16 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Insert, Update, bindparam, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, Update, insert, literal_column, or_, select, update
 
 from otel_storage.ports.snapshots import Failure
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
-from otel_storage.results.status import FINAL, PipelineTaskStatus, preceding
+from otel_storage.results.status import FINAL, PRECEDING, PipelineTaskStatus
 from otel_storage.runtime.worker import this_worker
-from otel_storage.sql.database import mariadb, schema
-from otel_storage.sql.database.prepared import Prepared
-from otel_storage.sql.database.types import storable
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.mariadb import by_index
+from otel_storage.sql.database.prepared import Prepared, parameter, prepared_insert
+from otel_storage.sql.database.values import storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,60 +34,84 @@ class Change:
     failure: Failure | None = None
 
 
-def update_row(
+def advance(
     connection: Connection,
-    kind: str,
-    record_id: int,
+    rows: Sequence[tuple[str, int]],
     change: Change,
     fields: dict[str, Any] | None = None,
     *,
     refers: bool = False,
-) -> bool:
-    """Apply the change to the record's row, and write the fields with it, if that advances its status.
+) -> list[tuple[str, int]]:
+    """Apply the change to the rows whose status it advances.
 
-    With ``refers`` the reference to the task result is written by the same statement, which PostgreSQL alone can.
+    Args:
+        connection: In a transaction.
+        rows: Kind and id of each, parents first.
+        change: What is written in each row.
+        fields: What else is written in the last of them.
+        refers: Whether the statement on the last, a task result, writes the reference to it as well.
+
+    Returns:
+        The rows that advanced.
     """
-    values: dict[str, Any] = {"record_id": record_id, "new_message": change.message or None, "at": change.at}
+    values: dict[str, Any] = {"new_message": change.message or None, "at": change.at}
     if change.status is PipelineTaskStatus.RUNNING:
         worker = this_worker()
         values.update(new_host=worker.host, new_pid=worker.pid, new_start=worker.started)
-    if fields:
-        statement = _update_statement(kind, change.status).values(fields)
-        return connection.execute(statement, values).rowcount > 0
-    return _prepared_update(kind, change.status, refers).execute(connection, values).rowcount > 0
+    advanced = []
+    for row in rows:
+        kind, values["record_id"] = row
+        is_last = row is rows[-1]
+        if fields and is_last:
+            changed = connection.execute(_update_statement(kind, change.status).values(fields), values)
+        else:
+            changed = _prepared_update(kind, change.status, refers and is_last).execute(connection, values)
+        if changed.rowcount > 0:
+            advanced.append(row)
+    return advanced
 
 
 @cache
 def _prepared_update(kind: str, status: PipelineTaskStatus, refers: bool) -> Prepared:
     statement = _update_statement(kind, status)
-    return Prepared(_and_refer(statement) if refers else statement)
+    return Prepared(_and_refer(statement), statement) if refers else Prepared(statement)
 
 
 def _update_statement(kind: str, status: PipelineTaskStatus) -> Update:
     table = schema.LEVELS[kind]
-    values: dict[str, Any] = {"status": status}
+    columns = table.c
+    values: dict[str, Any] = {"status": _literal(status)}
     if status is PipelineTaskStatus.RUNNING:
-        values.update(started=bindparam("at"), started_message=bindparam("new_message"))
         values.update(
-            worker_host=bindparam("new_host"), worker_pid=bindparam("new_pid"), worker_started=bindparam("new_start")
+            started=parameter(columns.started, "at"),
+            started_message=parameter(columns.started_message, "new_message"),
+            worker_host=parameter(columns.worker_host, "new_host"),
+            worker_pid=parameter(columns.worker_pid, "new_pid"),
+            worker_started=parameter(columns.worker_started, "new_start"),
         )
     else:
-        values.update(completed=bindparam("at"), completed_message=bindparam("new_message"))
-    advancing = or_(*(table.c.status == before for before in preceding(status)))
-    statement = update(table).where(table.c.id == bindparam("record_id"), advancing).values(values)
-    for name in mariadb.NAMES:
-        # It might look the row up by its status, and deadlock with those who lock it by its id.
-        statement = statement.with_hint("FORCE INDEX (PRIMARY)", dialect_name=name)
-    return statement
+        values.update(
+            completed=parameter(columns.completed, "at"),
+            completed_message=parameter(columns.completed_message, "new_message"),
+        )
+    advancing = or_(*(columns.status == _literal(before) for before in PRECEDING[status]))
+    statement = update(table).where(columns.id == parameter(columns.id, "record_id"), advancing).values(values)
+    # MariaDB might look the row up by its status, and deadlock with those who lock it by its id.
+    return by_index(statement, table, "PRIMARY")
+
+
+def _literal(status: PipelineTaskStatus) -> ColumnElement[Any]:
+    """The status as it stands in a statement: a prepared one has no constants among its parameters."""
+    return literal_column(f"'{status.value}'")
 
 
 def _and_refer(statement: Update) -> Insert:
     """The statement, with the reference to the task result that it changes."""
     table, outbox = schema.task_result, schema.outbox
     changed = statement.returning(table.c.id, table.c.execution_id).cte("changed")
-    at = bindparam("at", type_=outbox.c.created.type)
+    at = parameter(outbox.c.created, "at")
     row = reference(TASK_RESULT, changed.c.id, changed.c.execution_id, at)
-    values = [value if isinstance(value, ColumnElement) else literal(value) for value in row.values()]
+    values = [value if isinstance(value, ColumnElement) else literal_column(repr(value)) for value in row.values()]
     return insert(outbox).inline().from_select(list(row), select(*values))
 
 
@@ -150,7 +175,7 @@ def _run_is_final(connection: Connection, execution_id: int, at: datetime) -> No
     # by their ids just now, and the two would deadlock. Its age counts from here: a run may take longer than
     # references live.
     ids = connection.execute(statement).scalars().all()
-    connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(due=at, created=at))
+    _MAKE_DUE.execute_many(connection, [{"reference_id": id_, "at": at} for id_ in ids])
 
 
 def reference(
@@ -172,8 +197,10 @@ def reference(
     }
 
 
-_INSERT_REFERENCE = Prepared(
-    insert(schema.outbox)
-    .inline()
-    .values({name: bindparam(name) for name in reference(TASK_RESULT, 0, 0, schema.outbox.c.created)})
+_INSERT_REFERENCE = prepared_insert(schema.outbox, tuple(reference(TASK_RESULT, 0, 0, schema.outbox.c.created)))
+
+_MAKE_DUE = Prepared(
+    update(schema.outbox)
+    .where(schema.outbox.c.id == parameter(schema.outbox.c.id, "reference_id"))
+    .values(due=parameter(schema.outbox.c.due, "at"), created=parameter(schema.outbox.c.created, "at"))
 )

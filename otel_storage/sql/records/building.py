@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, bindparam, func, insert, select
+from sqlalchemy import Connection, Select, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from otel_storage.results.base import BADLY_CONFIGURED
@@ -18,18 +17,12 @@ from otel_storage.results.protocols import PipelineLike, Reporter
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.engine import Database
-from otel_storage.sql.database.prepared import Prepared
-from otel_storage.sql.database.types import dump_json, identifier, storable
+from otel_storage.sql.database.policies import policy_of
+from otel_storage.sql.database.values import dump_json, identifier, storable
 from otel_storage.sql.outbox.transitions import reference
-from otel_storage.sql.records import bulk
 from otel_storage.sql.records.identity_map import IdentityMap
-from otel_storage.sql.records.levels import (
-    SqlPipelineExecution,
-    SqlPipelineResult,
-    SqlRecord,
-    SqlTaskExecution,
-    SqlTaskResult,
-)
+from otel_storage.sql.records.levels import SqlPipelineExecution, SqlPipelineResult, SqlTaskExecution, SqlTaskResult
+from otel_storage.sql.records.record import SqlRecord
 
 Row = dict[str, Any]
 
@@ -99,8 +92,7 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
         # An earlier attempt may have been committed although its answer was lost.
         if attempts > 1 and (stored := _stored(connection, execution)) is not None:
             return stored
-        ids = IdSource(connection)
-        rows = Rows([execution], *_children(plan, execution, ids))
+        rows = Rows([execution], *_children(connection, plan, execution))
         if is_traced:
             is_final = execution["status"] is not PipelineTaskStatus.PENDING
             row = reference(PIPELINE_EXECUTION, execution["id"], execution["id"], execution["created"], due=is_final)
@@ -156,8 +148,8 @@ class Rows:
     task_results: Sequence[Row]
 
 
-def _children(plan: Plan, execution: Row, ids: IdSource) -> tuple[list[Row], list[Row], list[Row]]:
-    ids.insert(schema.pipeline_execution, [execution])
+def _children(connection: Connection, plan: Plan, execution: Row) -> tuple[list[Row], list[Row], list[Row]]:
+    insert_rows(connection, schema.pipeline_execution, [execution])
     common = {
         "execution_id": execution["id"],
         "status": PipelineTaskStatus.PENDING,
@@ -166,7 +158,7 @@ def _children(plan: Plan, execution: Row, ids: IdSource) -> tuple[list[Row], lis
     pipeline_results = [
         {**common, "pipeline_object": text, "runner": plan.runner, "reporter": plan.reporter} for text in plan.objects
     ]
-    ids.insert(schema.pipeline_result, pipeline_results)
+    insert_rows(connection, schema.pipeline_result, pipeline_results)
     task_executions: list[Row] = [
         {
             **common,
@@ -178,67 +170,20 @@ def _children(plan: Plan, execution: Row, ids: IdSource) -> tuple[list[Row], lis
         for pipeline_result in pipeline_results
         for task in plan.tasks
     ]
-    ids.insert(schema.task_execution, task_executions)
+    insert_rows(connection, schema.task_execution, task_executions)
     task_results: list[Row] = [
         {**common, "task_execution_id": task_execution["id"], "task_object": text}
         for position, task_execution in enumerate(task_executions)
         for text in plan.tasks[position % len(plan.tasks)].objects
     ]
-    ids.insert(schema.task_result, task_results)
+    insert_rows(connection, schema.task_result, task_results)
     return pipeline_results, task_executions, task_results
 
 
-class IdSource:
-    """Inserts rows in bulk, and knows their ids.
-
-    SQLite's write lock and PostgreSQL's sequences give the ids beforehand, which is quicker than asking for them back.
-    MariaDB has neither, and is asked afterwards.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def insert(self, table: Table, rows: list[Row]) -> None:
-        """Insert the rows, and set ``id`` in each."""
-        if not rows:
-            return
-        reserve = {"sqlite": self._after_last, "postgresql": self._from_sequence}.get(self._connection.dialect.name)
-        if reserve is not None:
-            _set_ids(rows, reserve(table, len(rows)))
-        if self._connection.dialect.name == "postgresql" and len(rows) >= bulk.FEWEST:
-            bulk.insert_arrays(self._connection, table, rows)
-        else:
-            _prepared_insert(table, tuple(rows[0])).execute_many(self._connection, rows)
-        if reserve is None:
-            _set_ids(rows, self._in_order(table, rows))
-
-    def _after_last(self, table: Table, count: int) -> Iterable[int]:
-        last = self._connection.exec_driver_sql(
-            "SELECT seq FROM sqlite_sequence WHERE name = ?", (table.name,)
-        ).scalar()
-        return range((last or 0) + 1, (last or 0) + 1 + count)
-
-    def _from_sequence(self, table: Table, count: int) -> Iterable[int]:
-        sequence = func.pg_get_serial_sequence(table.name, "id")
-        numbers = func.generate_series(1, count).table_valued("n")
-        return self._connection.execute(select(func.nextval(sequence)).select_from(numbers)).scalars().all()
-
-    def _in_order(self, table: Table, rows: list[Row]) -> Iterable[int]:
-        """The ids of the runs' rows: within a transaction they grow from row to row, though there may be gaps."""
-        run = "run_id" if table is schema.pipeline_execution else "execution_id"
-        runs = list(dict.fromkeys(row[run] for row in rows))
-        statement = select(table.c.id).where(table.c[run].in_(runs)).order_by(table.c.id)
-        return self._connection.execute(statement).scalars().all()
-
-
-@cache
-def _prepared_insert(table: Table, columns: tuple[str, ...]) -> Prepared:
-    return Prepared(insert(table).inline().values({name: bindparam(name) for name in columns}))
-
-
-def _set_ids(rows: list[Row], ids: Iterable[int]) -> None:
-    for row, id_ in zip(rows, ids, strict=True):
-        row["id"] = id_
+def insert_rows(connection: Connection, table: Table, rows: list[Row]) -> None:
+    """Insert the rows of one kind of record, which have the same columns, and set ``id`` in each."""
+    if rows:
+        policy_of(connection).insert(connection, table, rows)
 
 
 def _counted(plan: Plan) -> Plan:

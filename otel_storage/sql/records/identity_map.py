@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.results.protocols import StorageListener
     from otel_storage.sql.database.engine import Database
-    from otel_storage.sql.records.levels import SqlRecord
+    from otel_storage.sql.records.record import SqlRecord
 
 Record = TypeVar("Record", bound="SqlRecord")
 

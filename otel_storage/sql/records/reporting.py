@@ -14,13 +14,14 @@ from otel_storage.privacy.failures import capture_failure
 from otel_storage.results.base import changed_state
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
-from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, preceding
-from otel_storage.sql.database.types import storable
-from otel_storage.sql.outbox.transitions import Change, holds, update_row, write_references
+from otel_storage.results.status import FAILED, FINAL, PRECEDING, PipelineTaskStatus
+from otel_storage.sql.database.values import storable
+from otel_storage.sql.outbox import transitions
+from otel_storage.sql.outbox.transitions import Change
 
 if TYPE_CHECKING:
     from otel_storage.results.protocols import Reporter
-    from otel_storage.sql.records.levels import SqlRecord
+    from otel_storage.sql.records.record import SqlRecord
 
 
 class _NotAdvancing(Exception):
@@ -31,22 +32,20 @@ def report(
     record: SqlRecord, reporter: Reporter, status: PipelineTaskStatus, message: str | None, propagate: bool
 ) -> None:
     """Advance the record and, if ``propagate``, its parents; report those that advanced, parents first."""
-    listener = record.listener if record.content_type_name == TASK_RESULT else None
+    is_task_result = record.content_type_name == TASK_RESULT
+    listener = record.records.listener if is_task_result else None
     try:
-        text = storable(message or "")
-        failure = capture_failure(message or "") if _may_have_failure(record, status) else None
-        change = Change(status, record.records.clock(), text, failure)
-        for winner in advance(record, change, propagate=propagate):
-            reporter.report_context_object(winner, status, changed_state(status, message))
+        failure = capture_failure(message or "") if is_task_result and status in FAILED else None
+        change = Change(status, record.records.clock(), storable(message) if message else "", failure)
+        if winners := advance(record, change, propagate=propagate):
+            said = changed_state(status, message)
+            for winner in winners:
+                reporter.report_context_object(winner, status, said)
     finally:
         if listener is not None and status in FINAL:
             listener.finished(record)
     if listener is not None and status is PipelineTaskStatus.RUNNING and record.trace is not None:
         listener.running(record, record.is_traced)
-
-
-def _may_have_failure(record: SqlRecord, status: PipelineTaskStatus) -> bool:
-    return record.content_type_name == TASK_RESULT and status in FAILED
 
 
 def save(record: SqlRecord, fields: dict[str, Any]) -> None:
@@ -64,52 +63,53 @@ def advance(
     record: SqlRecord, change: Change, *, propagate: bool, fields: dict[str, Any] | None = None
 ) -> Sequence[SqlRecord]:
     """Apply the change; returns the records that advanced, parents first: none if the record itself did not."""
-    chain = _chain(record, change.status, propagate)
+    chain = {(link.content_type_name, link.row["id"]): link for link in _chain(record, change.status, propagate)}
     if not chain:
         return ()
-    winners: list[SqlRecord] = []
-    attempts = 0
-    is_traced = record.is_traced
-    refers = is_traced and not fields and _refers_at_once(record, change)
-    is_one = _is_one_statement(chain, change, is_traced=is_traced, refers=refers)
+    rows = list(chain)
+    database, execution = record.records.database, record.run or record
+    is_traced = execution.is_run_traced if execution.is_run_traced is not None else record.is_traced
+    is_final_result = rows[-1][0] == TASK_RESULT and change.status in FINAL
+    # One round trip to the server is all that the change takes then.
+    refers = is_traced and not fields and is_final_result and database.policy.refers_at_once
+    won: list[tuple[str, int]] = []
+    is_repeated = False
 
     def work(connection: Connection) -> bool:
-        nonlocal attempts
-        attempts += 1
-        winners.clear()
-        for link in chain:
-            is_record = link is record
-            written = fields if is_record else None
-            refers_too = refers and is_record
-            if update_row(connection, link.content_type_name, link.id, change, written, refers=refers_too):
-                winners.append(link)
-            elif attempts > 1 and holds(connection, link.content_type_name, link.id, change):
-                # An earlier attempt was committed although its answer was lost: then all was done by it.
-                winners.append(link)
-                if is_record:
-                    return True
-            elif is_record:
-                raise _NotAdvancing
-        won = [(winner.content_type_name, winner.id) for winner in winners]
-        return write_references(connection, record.execution.id, won, change, is_traced=is_traced, is_referred=refers)
+        nonlocal won, is_repeated
+        was_tried, is_repeated = is_repeated, True
+        won = transitions.advance(connection, rows, change, fields, refers=refers)
+        if was_tried and len(won) < len(rows):
+            # An earlier attempt may have been committed although its answer was lost: then all was done by it.
+            lost = rows[-1] not in won
+            won = [row for row in rows if row in won or transitions.holds(connection, *row, change)]
+            if lost and rows[-1] in won:
+                return True
+        if rows[-1] not in won:
+            raise _NotAdvancing
+        return transitions.write_references(
+            connection, execution.row["id"], won, change, is_traced=is_traced, is_referred=refers
+        )
 
+    is_one = len(rows) == 1 and _is_one_statement(rows[0][0], change, is_referred=is_traced and not refers)
     try:
-        referenced = record.database.write(work, is_one_statement=is_one)
+        referenced = database.write(work, is_one_statement=is_one)
     except _NotAdvancing:
-        refresh(chain)
+        refresh(list(chain.values()))
         return ()
+    winners = list(map(chain.__getitem__, won))
     for winner in winners:
         winner.apply(change, fields if winner is record else None)
     if len(winners) < len(chain):
-        refresh([link for link in chain if link not in winners])
-    if referenced and record.listener is not None:
-        record.listener.committed()
-    return tuple(winners)
+        refresh([link for row, link in chain.items() if row not in won])
+    if referenced and record.records.listener is not None:
+        record.records.listener.committed()
+    return winners
 
 
 def refresh(records: Sequence[SqlRecord]) -> None:
     """Read the state of records again that another process was quicker to change."""
-    with records[0].database.read() as connection:
+    with records[0].records.database.read() as connection:
         for record in records:
             table = record.table
             row = connection.execute(select(*(table.c[name] for name in _STATE)).where(table.c.id == record.id)).first()
@@ -124,30 +124,18 @@ def _chain(record: SqlRecord, status: PipelineTaskStatus, propagate: bool) -> li
     """The records to advance, parents first: up to the first that is known not to advance."""
     chain: list[SqlRecord] = []
     link: SqlRecord | None = record
-    before = preceding(status)
-    while link is not None and link.stored_status in before:
+    before = PRECEDING[status]
+    while link is not None and link.row["status"] in before:
         chain.insert(0, link)
         link = link.parent if propagate else None
     return chain
 
 
-def _refers_at_once(record: SqlRecord, change: Change) -> bool:
-    """Whether the statement that makes the record final can write the reference to it as well.
-
-    One round trip to the server is all that the change takes then.
-    """
-    is_final = record.content_type_name == TASK_RESULT and change.status in FINAL
-    return is_final and record.database.dialect == "postgresql"
-
-
-def _is_one_statement(chain: Sequence[SqlRecord], change: Change, *, is_traced: bool, refers: bool) -> bool:
-    """Whether the change of the records takes no more than the UPDATE of one row."""
-    if len(chain) > 1:
-        return False
+def _is_one_statement(kind: str, change: Change, *, is_referred: bool) -> bool:
+    """Whether the change of one record takes no more than the UPDATE of its row."""
     if change.status not in FINAL:
         return True
-    is_referred = is_traced and not refers and chain[0].content_type_name in (TASK_RESULT, PIPELINE_EXECUTION)
-    return not is_referred and change.failure is None
+    return change.failure is None and not (is_referred and kind in (TASK_RESULT, PIPELINE_EXECUTION))
 
 
 def _write_fields(record: SqlRecord, fields: dict[str, Any]) -> None:
@@ -157,7 +145,7 @@ def _write_fields(record: SqlRecord, fields: dict[str, Any]) -> None:
         statement = statement.where(
             or_(*(table.c.status == status for status in PipelineTaskStatus.non_final_statuses()))
         )
-    if record.database.write(lambda connection: connection.execute(statement).rowcount) > 0:
+    if record.records.database.write(lambda connection: connection.execute(statement).rowcount) > 0:
         record.refresh(fields)
         return
     refresh([record])
@@ -169,7 +157,7 @@ def _refuse(
     record: SqlRecord, message: str, error: type[StatusConflict] | type[RecordIsFinal] = StatusConflict
 ) -> None:
     table = record.table
-    with record.database.read() as connection:
+    with record.records.database.read() as connection:
         exists = connection.execute(select(table.c.id).where(table.c.id == record.id)).first() is not None
     if not exists:
         raise RecordDeleted(f"{record!r} is no longer in the storage; nothing was written")
@@ -177,4 +165,4 @@ def _refuse(
 
 
 def _stored_status(record: SqlRecord) -> str:
-    return record.stored_status.value
+    return str(record.row["status"].value)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from otel_storage.sql.records.identity_map import IdentityMap
-    from otel_storage.sql.records.levels import SqlParent, SqlPipelineExecution, SqlRecord
+    from otel_storage.sql.records.levels import SqlPipelineExecution
+    from otel_storage.sql.records.record import SqlParent, SqlRecord
 
 Record = TypeVar("Record", bound="SqlRecord", covariant=True)
 

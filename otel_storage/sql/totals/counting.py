@@ -35,7 +35,7 @@ from otel_storage.ports.totals import (
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.runtime.chunks import chunks
 from otel_storage.sql.database import mariadb, schema
-from otel_storage.sql.database.types import load_json
+from otel_storage.sql.database.values import load_json
 
 if TYPE_CHECKING:
     from otel_storage.ports.outbox import OutboxCounts

@@ -13,7 +13,9 @@ from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, delete, 
 from otel_storage.ports.outcomes import MESSAGE_LENGTH, outcome
 from otel_storage.results.status import FINAL
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.among import IDS, among
+from otel_storage.sql.database.among import IDS
+from otel_storage.sql.database.policies import policy_of
+from otel_storage.sql.database.policy import Policy
 from otel_storage.sql.totals import counting
 
 CHUNK = 500
@@ -54,11 +56,11 @@ def _parts(connection: Connection, conditions: Sequence[ColumnElement[bool]]) ->
 
 def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed:
     """Remove the runs that are still there."""
-    runs = connection.execute(_locked_runs(connection.dialect.name), {IDS: ids}).all()
+    runs = connection.execute(_locked_runs(policy_of(connection)), {IDS: ids}).all()
     if not runs:
         return [], 0
     additions = _additions(connection, runs)
-    statements = _deletes(connection.dialect.name)
+    statements = _deletes(policy_of(connection))
     references, *_ = [connection.execute(each, {IDS: [run.id for run in runs]}).rowcount for each in statements]
     counting.add(connection, additions, now)
     return [run.run_id for run in runs], references
@@ -68,29 +70,29 @@ def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed
 
 
 @lru_cache
-def _locked_runs(dialect: str) -> Select[Any]:
+def _locked_runs(policy: Policy) -> Select[Any]:
     """Of runs what the totals need; locked from the top down, as a transition locks them."""
     table = schema.pipeline_execution
     message = func.substr(table.c.completed_message, 1, MESSAGE_LENGTH).label("message")
     columns = (table.c[name] for name in ("id", "run_id", "pipeline_id", "status", "started", "completed", "counted"))
-    return select(*columns, message).where(among(table.c.id, dialect)).order_by(table.c.id).with_for_update()
+    return select(*columns, message).where(policy.among(table.c.id)).order_by(table.c.id).with_for_update()
 
 
 @lru_cache
-def _locked_results(dialect: str) -> Select[Any]:
+def _locked_results(policy: Policy) -> Select[Any]:
     """The task results of runs that are not counted, those that are being counted just now among them."""
     table = schema.task_result
-    are_uncounted = and_(table.c.counted.is_(None), among(table.c.execution_id, dialect))
+    are_uncounted = and_(table.c.counted.is_(None), policy.among(table.c.execution_id))
     return select(table.c.id).where(are_uncounted).order_by(table.c.id).with_for_update()
 
 
 @lru_cache
-def _deletes(dialect: str) -> list[Delete]:
+def _deletes(policy: Policy) -> list[Delete]:
     """Of the rows of runs: of their references first, and of children before their parents."""
     run = schema.pipeline_execution
     tables = (schema.outbox, schema.failure, schema.task_result, schema.task_execution, schema.pipeline_result)
     columns = [*(table.c.execution_id for table in tables), run.c.id]
-    return [delete(column.table).where(among(column, dialect)) for column in columns]
+    return [delete(column.table).where(policy.among(column)) for column in columns]
 
 
 def _additions(connection: Connection, runs: Sequence[Any]) -> counting.Additions:
@@ -102,7 +104,7 @@ def _additions(connection: Connection, runs: Sequence[Any]) -> counting.Addition
     results = schema.task_result
     ids = [run.id for run in runs]
     # Those that are being counted just now are waited for, and those that are not final stay so.
-    if connection.execute(_locked_results(connection.dialect.name), {IDS: ids}).first() is not None:
+    if connection.execute(_locked_results(policy_of(connection)), {IDS: ids}).first() is not None:
         condition = and_(counting.is_uncounted(results), results.c.execution_id.in_(ids))
         counting.tally(connection, results, condition, additions)
     for run in runs:

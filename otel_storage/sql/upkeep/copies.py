@@ -16,9 +16,9 @@ from otel_storage.results.kinds import PIPELINE_EXECUTION
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.runtime.chunks import chunks
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.types import dump_json, identifier, load_json, storable
-from otel_storage.sql.outbox.transitions import Change, reference, update_row, write_references
-from otel_storage.sql.records.building import IdSource, Row
+from otel_storage.sql.database.values import dump_json, identifier, load_json, storable
+from otel_storage.sql.outbox.transitions import Change, advance, reference, write_references
+from otel_storage.sql.records.building import Row, insert_rows
 from otel_storage.sql.upkeep import cleanup
 
 if TYPE_CHECKING:
@@ -66,11 +66,10 @@ class SqlCopies:
         is_sampled = bool(run.trace.get("sampled"))
 
         def work(connection: Connection) -> int:
-            ids = IdSource(connection)
-            ids.insert(schema.pipeline_execution, [execution])
+            insert_rows(connection, schema.pipeline_execution, [execution])
             # A run that is not sampled has no spans, so nothing below it is looked for.
             if is_sampled:
-                _insert_children(ids, run, execution["id"])
+                _insert_children(connection, run, execution["id"])
                 row = reference(PIPELINE_EXECUTION, execution["id"], execution["id"], run.created, due=False)
                 connection.execute(insert(schema.outbox).inline(), row)
             return int(execution["id"])
@@ -141,9 +140,7 @@ def _apply(connection: Connection, change: RecordChange, run: _Run) -> bool:
     if change.status in FINAL and change.started is not None:
         fields["started"] = func.coalesce(table.c.started, change.started)
     applied = Change(change.status, change.at, storable(change.message), change.failure)
-    if not update_row(connection, change.kind, record_id, applied, fields):
-        return False
-    winners = [(change.kind, record_id)]
+    winners = advance(connection, [(change.kind, record_id)], applied, fields)
     return write_references(connection, run.execution_id, winners, applied, is_traced=run.is_sampled)
 
 
@@ -164,17 +161,17 @@ def _copied(source_id: int, run: RunCopy) -> Row:
     return {"source_id": source_id, "status": PipelineTaskStatus.PENDING, "created": run.created}
 
 
-def _insert_children(ids: IdSource, run: RunCopy, execution_id: int) -> None:
+def _insert_children(connection: Connection, run: RunCopy, execution_id: int) -> None:
     """The three levels below the execution: all rows of a level at once."""
     common = {**_copied(0, run), "execution_id": execution_id}
     results = [(result, _pipeline_result_row(result, common)) for result in run.pipeline_results]
-    ids.insert(schema.pipeline_result, [row for _, row in results])
+    insert_rows(connection, schema.pipeline_result, [row for _, row in results])
     tasks = [
         (task, _task_execution_row(task, row["id"], common))
         for result, row in results
         for task in result.task_executions
     ]
-    ids.insert(schema.task_execution, [row for _, row in tasks])
+    insert_rows(connection, schema.task_execution, [row for _, row in tasks])
     rows = [
         {
             **common,
@@ -185,7 +182,7 @@ def _insert_children(ids: IdSource, run: RunCopy, execution_id: int) -> None:
         for task, row in tasks
         for result in task.task_results
     ]
-    ids.insert(schema.task_result, rows)
+    insert_rows(connection, schema.task_result, rows)
 
 
 def _pipeline_result_row(result: PipelineResultCopy, common: Row) -> Row:

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Insert, Table, bindparam, column, func, insert, select
-
-from otel_storage.sql.database.types import LongText
+from sqlalchemy import ARRAY, Connection, Insert, Table, Text, bindparam, column, func, insert, select
 
 FEWEST = 20
 """So many rows are worth a statement of their own shape."""
@@ -29,7 +27,7 @@ def insert_arrays(connection: Connection, table: Table, rows: Sequence[Row]) -> 
     shared = {name: value for name, value in first.items() if all(row[name] is value for row in rows)}
     own = tuple(name for name in first if name not in shared)
     statement = _statement(table, tuple(shared), own)
-    for part in _parts(rows, [name for name in own if table.c[name].type is LongText]):
+    for part in _parts(rows, [name for name in own if isinstance(table.c[name].type, Text)]):
         arrays = {name: [row[name] for row in part] for name in own}
         connection.execute(statement, {**shared, **arrays})
 

@@ -1,0 +1,55 @@
+"""Which policy a database is used by, and engines that are made by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.sql.database.mariadb import MARIADB
+from otel_storage.sql.database.policy import Policy
+from otel_storage.sql.database.postgresql import POSTGRESQL
+from otel_storage.sql.database.sqlite import SQLITE
+from otel_storage.sql.database.urls import display_url
+
+_POLICIES: dict[str, Policy] = {name: policy for policy in (SQLITE, POSTGRESQL, MARIADB) for name in policy.names}
+_OTHER = Policy()
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
+
+
+def policy_of(database: Connection | Engine | Dialect) -> Policy:
+    """The policy of the database's dialect; of one that is none of the three, plain SQL."""
+    dialect = database if isinstance(database, Dialect) else database.dialect
+    return _POLICIES.get(dialect.name, _OTHER)
+
+
+def make_engine(url: URL, durable: bool, patience: float | None) -> Engine:
+    """An engine for the URL; see :class:`.engine.Database` for the arguments.
+
+    Raises:
+        ConfigurationError: its driver is missing, or the URL cannot be used.
+    """
+    policy = _POLICIES.get(url.get_backend_name(), _OTHER)
+    # Statements' parameters hold input data, which does not belong in an error or a log.
+    options: dict[str, Any] = {"hide_parameters": True, **policy.engine_options(url, patience)}
+    try:
+        engine = create_engine(url, **options)
+    except NoSuchModuleError:
+        raise ConfigurationError(
+            f"there is no database dialect {url.drivername!r}; use sqlite, postgresql+psycopg or mariadb+pymysql"
+        ) from None
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "")
+        mend = f"pip install 'otel-storage[{extra}]'" if extra else f"install the module {error.name!r}"
+        raise ConfigurationError(f"the driver of {url.drivername} is not installed: {mend}") from error
+    except (ArgumentError, ValueError, TypeError):
+        # The original error prints the URL, and so what is secret in its query.
+        raise ConfigurationError(
+            f"the database URL {display_url(url)} cannot be used; check its parts against "
+            "sqlite:///runs.db (three slashes), postgresql+psycopg://user:password@host:5432/name or "
+            "mariadb+pymysql://user:password@host:3306/name"
+        ) from None
+    policy.configure(engine, durable=durable, patience=patience)
+    return engine

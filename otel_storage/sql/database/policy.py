@@ -1,0 +1,249 @@
+"""What differs from one kind of database to the next: one policy object per kind, and nobody else asks for the dialect.
+
+:class:`Policy` is also the policy of a database that is none of the three: plain SQL, as SQLAlchemy makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    ExceptionContext,
+    Insert,
+    Table,
+    bindparam,
+    event,
+    insert,
+)
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from otel_storage.results.exceptions import DatabaseUnavailable
+from otel_storage.sql.database.among import IDS
+from otel_storage.sql.database.prepared import prepared_insert
+from otel_storage.sql.database.values import aware
+
+Result = TypeVar("Result")
+Work = Callable[[Connection], Result]
+
+CONNECT_TIMEOUT = 10
+"""Seconds to wait for a server's answer to a new connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How an engine is used."""
+
+    is_owned: bool
+    """Whether we made the engine; one that was given keeps its own settings."""
+    commits_each: bool
+    """Whether a statement on a connection is a transaction by itself, unless we begin one."""
+
+
+class Policy:
+    """How a database is used."""
+
+    names: tuple[str, ...] = ()
+    """SQLAlchemy's names of the dialect."""
+
+    is_server = True
+    """Whether connections go to a server, which may restart while they are open."""
+
+    upgrades_itself = False
+    """Whether the schema is brought up with the first use."""
+
+    refers_at_once = False
+    """Whether the statement that makes a record final can write the reference to it as well."""
+
+    limits_statements = False
+    """Whether the server hangs up on a statement that is larger than it takes."""
+
+    migrates_in_parts = False
+    """Whether each change of the schema is committed at once, so that an upgrade can be cut short in its middle."""
+
+    # --- engines and connections ---
+
+    def engine_options(self, url: URL, patience: float | None) -> dict[str, Any]:
+        """What ``create_engine()`` is told beyond the URL; ``patience`` as of :class:`.engine.Database`."""
+        return {}
+
+    def configure(self, engine: Engine, *, durable: bool, patience: float | None) -> None:
+        """Prepare an engine that we made."""
+        _give_up_when_interrupted(engine)
+
+    def commits_each(self, url: URL) -> bool:
+        """Whether connections that we make are such that each statement is a transaction by itself."""
+        return False
+
+    def autocommits(self, use: Use) -> bool:
+        """Whether a connection needs no change for its queries to see what is committed, at no round trip more."""
+        return use.commits_each
+
+    def must_be_asked(self, use: Use, *, is_tried: bool) -> bool:
+        """Whether the server is asked whether it still knows a connection, before that is used.
+
+        What is not run again must not be the one to find that the server was restarted. What a given engine does is its
+        own.
+        """
+        return use.is_owned and not is_tried
+
+    def check_server(self, connection: Connection, url: str) -> None:
+        """Refuse a server that cannot do what is needed.
+
+        Raises:
+            ConfigurationError: naming what the server is.
+        """
+
+    # --- transactions ---
+
+    def transact(self, connection: Connection, work: Work[Result], use: Use, *, is_one_statement: bool) -> Result:
+        """Run the work in one transaction and commit it; ``is_one_statement`` as of ``Database.write``."""
+        with connection.begin():
+            return work(connection)
+
+    def migrate(self, connection: Connection, work: Work[Result], use: Use) -> Result:
+        """Run the work, which changes the schema, while no other process does."""
+        return self.transact(connection, work, use, is_one_statement=False)
+
+    def rest(self, seconds: float) -> None:
+        """Let other writers in after a transaction that took so long."""
+
+    # --- errors ---
+
+    def is_conflict(self, error: DBAPIError) -> bool:
+        """Whether the transaction lost a conflict with another, and can be run again."""
+        return False
+
+    def forbids_writing(self, error: BaseException | None) -> bool:
+        """Whether the error says, only when it comes to a statement, that nothing may be written on the connection."""
+        return False
+
+    def mend_of_full_disk(self, error: BaseException | None) -> str | None:
+        """What to do where the database could not be written although it was reached; None for any other error."""
+        return None
+
+    def mend_of_connecting(self) -> str:
+        """What to check where the database cannot be reached."""
+        return "check that the server runs, and the URL's host, port, user, password and database name"
+
+    def why_unconnected(self, error: Exception, url: str) -> Exception:
+        """What keeps a connection from being had, in our own words; the error itself if it is none of a driver's."""
+        if isinstance(error, PoolTimeoutError):
+            return DatabaseUnavailable(f"no connection to {url} came free: {error}")
+        if isinstance(error, (OperationalError, InterfaceError, DatabaseError)):
+            return DatabaseUnavailable(self.unavailable(error.orig, url))
+        if isinstance(error, (TypeError, ValueError)):
+            # A host name that is none, a file name with a NUL in it, an option that PyMySQL does not have: no driver
+            # turns these into errors of its own.
+            return DatabaseUnavailable(self.unavailable(error, url))
+        return error
+
+    def unavailable(self, error: BaseException | None, url: str) -> str:
+        """What is said of a database that cannot be opened, with the mend."""
+        mend = self.mend_of_full_disk(error) or self.mend_of_connecting()
+        return f"cannot open {url}: {one_line(error)}; {mend}"
+
+    def refuse_oversized(self, error: DBAPIError, connection: Connection) -> None:
+        """Say so if the connection was lost because a statement was too large.
+
+        Raises:
+            InvalidInput: the statement was larger than the server takes.
+        """
+
+    # --- statements ---
+
+    def among(self, column: ColumnElement[int]) -> ColumnElement[bool]:
+        """Whether the column has one of the ids that the statement is executed with, as the parameter ``ids``."""
+        return column.in_(bindparam(IDS, expanding=True))
+
+    def insert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+        """Insert the rows, which have the same columns, in their order, and set ``id`` in each of them.
+
+        The table is one of the four kinds of record.
+        """
+        raise NotImplementedError
+
+    def insert_many(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+        """Insert the rows, which have the same columns."""
+        prepared_insert(table, tuple(rows[0])).execute_many(connection, rows)
+
+    def insert_unless_there(self, table: Table) -> Insert:
+        """An INSERT that passes over the rows that another process was quicker to insert."""
+        return insert(table)
+
+    # --- times ---
+
+    def time_type(self) -> TypeEngine[Any]:
+        """The column type of an aware time, which is given back in UTC."""
+        return ServerTime(DateTime())
+
+
+class ServerTime(TypeDecorator[datetime]):
+    """An aware time on a server.
+
+    Args:
+        server_type: The server's own type; without a zone, what it keeps is UTC.
+    """
+
+    impl = DateTime
+    cache_ok = True
+
+    def __init__(self, server_type: DateTime) -> None:
+        super().__init__()
+        self.server_type = server_type
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The server's own type."""
+        return dialect.type_descriptor(self.server_type)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC; a naive time is refused."""
+        if value is None:
+            return None
+        moment = aware(value, "a stored time")
+        return moment if self.server_type.timezone else moment.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give UTC."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def one_line(error: BaseException | None) -> str:
+    """The error's text on one line."""
+    return " ".join(str(error).split())
+
+
+def set_ids(rows: Sequence[dict[str, Any]], ids: Sequence[int] | range) -> None:
+    """Set the ids of the rows, in their order."""
+    for row, id_ in zip(rows, ids, strict=True):
+        row["id"] = id_
+
+
+def _give_up_when_interrupted(engine: Engine) -> None:
+    """Give a connection up that an exception interrupted which is not its driver's.
+
+    A signal's handler raised it while an answer was waited for, as Celery's soft time limit does. A rollback would run
+    into that answer, and fail: its error would hide the exception, and might have the transaction run again.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def give_up(context: ExceptionContext) -> None:
+        is_the_drivers = isinstance(context.original_exception, engine.dialect.loaded_dbapi.Error)
+        # A value that cannot be sent is found before anything is.
+        is_on_its_way = context.execution_context is not None or context.statement is None
+        if not is_the_drivers and is_on_its_way:
+            context.is_disconnect = True
+            # The others are as good as before.
+            context.invalidate_pool_on_disconnect = False
