@@ -86,8 +86,8 @@ class OtelPipelineStorage(PipelineStorage):
             sent.
         settle_after: Seconds that a final run waits so for a task result that is RUNNING.
         max_age: Seconds after which a span that cannot be delivered is no longer tried.
-        lease: Seconds that a sender may take for one request, longer than the exporter's timeout: what a sender that
-            was killed held is free for others after it.
+        lease: Seconds that a sender may take for one request: what a sender that was killed held is free for others
+            after it. A longer timeout of an OTLP exporter is cut to 0.8 of it.
         durable: See ``SqlPipelineStorage``; of a storage that is not ours, for the database beside it.
         clock: Gives the time now, aware and in UTC.
 
@@ -131,6 +131,7 @@ class OtelPipelineStorage(PipelineStorage):
         """Our tables, with the outbox in them: those of the storage itself, or those beside a storage not ours."""
         self._owns_storage = self.storage is not storage
         self._exporter = exporter
+        self._lease = leased
         self.delivery = self._delivery(settling, age, leased, threaded=delivery == "thread")
         """What sends the spans."""
         from otel_storage.telemetry.recording import Recording
@@ -141,6 +142,8 @@ class OtelPipelineStorage(PipelineStorage):
         self._watch = None if self.records is self.storage else self._watch_storage()
         self._teller = self.records if self._watch is None else self._watch
         self._teller.listener = recording
+        if (problem := self.export_problem) is not None:
+            self.delivery.complain(problem)
         self.delivery.start()
 
     build_pipeline_execution = _told(PipelineStorage.build_pipeline_execution)
@@ -154,6 +157,14 @@ class OtelPipelineStorage(PipelineStorage):
     get_task_results = _forwarded(PipelineStorage.get_task_results)
     get_task_result = _forwarded(PipelineStorage.get_task_result)
     cleanup = _told(PipelineStorage.cleanup)
+
+    @property
+    def export_problem(self) -> ConfigurationError | None:
+        """What keeps every span from being sent, as far as OpenTelemetry's variables tell; nobody is asked."""
+        from otel_storage.telemetry.otlp.exporter import problem_of
+        from otel_storage.telemetry.spans.run_trace import is_disabled
+
+        return None if is_disabled() else problem_of(self._exporter)
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Send the spans that are due, and wait for it at most ``timeout`` seconds.
@@ -212,7 +223,7 @@ class OtelPipelineStorage(PipelineStorage):
     def _open_exporter(self) -> AcknowledgedExporter:
         from otel_storage.telemetry.otlp.exporter import open_exporter
 
-        return open_exporter(self._exporter)
+        return open_exporter(self._exporter, lease=self._lease)
 
     def _describe(self) -> str:
         if self._exporter is None:

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from opentelemetry.context import Context, attach, detach
 
+from otel_storage.telemetry.otlp import settings
 from tests import services
 
 # An example may write to a database: its time says nothing about the code.
@@ -44,6 +45,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ``DJANGO_SETTINGS_MODULE`` is left alone: Django is configured once a process.
     """
     without_settings(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said() -> None:
+    """A process warns of a variable once: each test is one that has warned of none."""
+    settings.complaints.end()
 
 
 def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:

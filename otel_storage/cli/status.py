@@ -97,7 +97,7 @@ def status(max_wait: timedelta, max_set_aside: int, max_expired: int, url: str |
     spans of each run. Nothing is sent, and the endpoint is not asked.
 
     Exits 1 if something needs a person: entries were refused for good and set aside, or expired, or they wait for
-    longer than --max-wait and nothing was accepted for as long.
+    longer than --max-wait and nothing was accepted for as long, or OTEL_EXPORTER_OTLP_ENDPOINT is no address.
 
     A sender is a process that sends. One that watches (deliver --watch) is seen every 30 seconds, any other when it
     sends; one that was not seen for 7 days is forgotten.
@@ -114,7 +114,10 @@ def status(max_wait: timedelta, max_set_aside: int, max_expired: int, url: str |
     output = Output(as_json)
     with open_telemetry(url) as storage:
         overview = look_at(storage.records)
+        wrong = storage.export_problem
     problems = problems_of(overview, Limits(max_wait, max_set_aside, max_expired))
+    if wrong is not None:
+        problems.append(str(wrong))
     if as_json:
         output.document({**_as_json(overview), "problems": problems})
     else:

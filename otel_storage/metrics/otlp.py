@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from opentelemetry.sdk.metrics.export import (
     Gauge,
     HistogramDataPoint,
     Metric,
+    MetricExporter,
     MetricExportResult,
     MetricsData,
     NumberDataPoint,
@@ -27,19 +27,17 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_storage.metrics.families import Attributes, Exemplar, FamilyPoints, Kind, Point, sorted_points
 from otel_storage.metrics.troubles import Troubles
 from otel_storage.ports.totals import BOUNDS, Histogram
-from otel_storage.privacy.secrets import explain, one_line, secrets_in, secrets_in_pairs, without_credentials
-from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.privacy.secrets import explain, one_line
 from otel_storage.telemetry.otlp.acknowledgement import Verdict
-from otel_storage.telemetry.otlp.exporter import listening, quieten, without_instrumentation
+from otel_storage.telemetry.otlp.internals import listening, without_instrumentation
+from otel_storage.telemetry.otlp.opening import open_otlp
+from otel_storage.telemetry.otlp.settings import METRICS, Settings
 
 if TYPE_CHECKING:
     from otel_storage.metrics.reading import Reader
-    from otel_storage.telemetry.otlp.session import OneAttemptSession
 
 SERVICE_NAME = "otel-storage"
 """The service that metrics are of unless ``OTEL_SERVICE_NAME`` says another: Prometheus makes the job of it."""
-
-DEFAULT_TIMEOUT = 10.0
 
 _SCOPE = "otel_storage.metrics"
 
@@ -51,24 +49,20 @@ class Pusher:
         reader: Gives the metrics.
 
     Raises:
-        ConfigurationError: a variable cannot be used.
+        ConfigurationError: the endpoint is no address, or the exporter cannot be made.
     """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._resource = _resource()
-        self._secrets = _secrets()
-        self._session: OneAttemptSession | None = None
-        self._exporter = self._open()
+        opened = open_otlp(METRICS, Settings(METRICS).protocol, {}, expected=MetricExporter)
+        self._exporter, self._session, self._secrets = opened.exporter, opened.session, opened.secrets
+        self.endpoint = opened.description
+        """Where they go, without credentials."""
         self._reading = Troubles("metrics cannot be read", "metrics are read again")
         self._pushing = Troubles(
             f"metrics cannot be pushed to {self.endpoint}", f"metrics are pushed to {self.endpoint}"
         )
-
-    @property
-    def endpoint(self) -> str:
-        """Where they go, without credentials."""
-        return without_credentials(self._endpoint) + (" (gRPC)" if self._session is None else "")
 
     def push(self) -> bool:
         """Push what the metrics are now; what fails is logged once, and left to the next time."""
@@ -107,30 +101,6 @@ class Pusher:
             outcome = self._session.outcome
             return "" if outcome.verdict is Verdict.ACCEPTED else outcome.reason
         return "" if result is MetricExportResult.SUCCESS else complaint
-
-    def _open(self) -> Any:
-        protocol = _variable("PROTOCOL") or "http/protobuf"
-        timeout = _timeout()
-        exporter: Any
-        if protocol == "grpc":
-            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-
-            self._endpoint = _variable("ENDPOINT") or "http://localhost:4317"
-            exporter = GrpcExporter(endpoint=self._endpoint, timeout=timeout)
-        elif protocol == "http/protobuf":
-            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
-
-            from otel_storage.telemetry.otlp.session import OneAttemptSession
-
-            self._endpoint = _http_endpoint()
-            self._session = OneAttemptSession(timeout)
-            exporter = HttpExporter(endpoint=self._endpoint, timeout=timeout, session=self._session)
-        else:
-            raise ConfigurationError(
-                f"OTEL_EXPORTER_OTLP_(METRICS_)PROTOCOL is {protocol!r:.80}; it must be http/protobuf or grpc"
-            )
-        quieten(exporter)
-        return exporter
 
 
 def metrics_data(families: Sequence[FamilyPoints], resource: Resource, at: datetime) -> MetricsData:
@@ -198,37 +168,3 @@ def _resource() -> Resource:
 
     found: Mapping[str, Any] = OTELResourceDetector().detect().attributes
     return Resource({"service.name": SERVICE_NAME, **found})
-
-
-def _variable(name: str) -> str:
-    for variable in (f"OTEL_EXPORTER_OTLP_METRICS_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
-        if value := os.environ.get(variable, "").strip():
-            return value
-    return ""
-
-
-def _http_endpoint() -> str:
-    """The address as the OTLP specification has it: the metrics' own as it is, else the common one and the path."""
-    if endpoint := os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "").strip():
-        return endpoint
-    base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or "http://localhost:4318"
-    return f"{base.removesuffix('/')}/v1/metrics"
-
-
-def _timeout() -> float:
-    value = _variable("TIMEOUT")
-    try:
-        seconds = float(value or DEFAULT_TIMEOUT)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigurationError(f"OTEL_EXPORTER_OTLP_(METRICS_)TIMEOUT is {value!r:.80}; it must be seconds above 0")
-    return seconds
-
-
-def _secrets() -> frozenset[str]:
-    names = ("METRICS_", "")
-    return frozenset().union(
-        *(secrets_in_pairs(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}HEADERS", "")) for name in names),
-        *(secrets_in(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT", "")) for name in names),
-    )

@@ -91,6 +91,20 @@ def test_json_keys(runs: Runs, database_url: str, invoke: Invoke) -> None:
     }
 
 
+def test_an_endpoint_that_is_no_address(
+    runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person is needed before anything can wait for too long."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "user:hunter2@collector:4318")
+    told = invoke("status", "--url", database_url)
+    as_json = invoke("status", "--url", database_url, "--json")
+    [problem] = json.loads(as_json.stdout)["problems"]
+    assert problem.endswith("set it to http://***@collector:4318")
+    assert (told.exit_code, as_json.exit_code) == (1, 1)
+    assert problem in " ".join(told.stderr.split())
+    assert "hunter2" not in told.stderr + as_json.stdout + as_json.stderr
+
+
 def test_senders_as_json(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """Who sent last, who failed last and who watches is told, with times."""
     tell(runs, accepted=True, ago=300)

@@ -150,6 +150,18 @@ def test_address_that_cannot_be_filled_in(kwargs: dict[str, Any], words: str, ch
     assert words in message["msg"]
 
 
+@pytest.mark.parametrize("name", ["ENDPOINT", "TRACES_ENDPOINT"])
+def test_endpoint_that_is_no_address(name: str, checker: Checker) -> None:
+    """E006: nothing can be sent to it over HTTP; gRPC takes it, and a storage that makes no spans has no use for it."""
+    variables = {f"OTEL_EXPORTER_OTLP_{name}": f"user:{PASSWORD}@collector:4318"}
+    message = only(checker(OTEL, variables=variables, databases=["default"]))
+    assert (message["id"], message["level"]) == ("otel_storage.E006", ERROR)
+    assert message["msg"].startswith(f"OTEL_EXPORTER_OTLP_{name} is '***@collector:4318'")
+    assert message["msg"].endswith("set it to http://***@collector:4318")
+    assert checker(OTEL, variables={**variables, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}) == []
+    assert checker([SQL, {"url": "sqlite:///other.db"}], variables=variables) == []
+
+
 @pytest.mark.parametrize(
     "url", ["sqlite:///db.sqlite3", "sqlite:///{folder}/db.sqlite3", "sqlite:///sub/../db.sqlite3"]
 )

@@ -12,7 +12,6 @@ from otel_storage.metrics import reading
 from otel_storage.metrics.families import FAMILIES, Kind
 from otel_storage.metrics.otlp import Pusher
 from otel_storage.ports.totals import BOUNDS
-from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.telemetry.spans import ids
 from tests.metrics.conftest import Site
@@ -131,18 +130,6 @@ def test_variables(site: Site, receiver: MetricsReceiver, monkeypatch: pytest.Mo
         "service.name": "shop",
         "deployment.environment.name": "test",
     }
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"), ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "soon")],
-)
-def test_a_variable_that_cannot_be_used(site: Site, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """It is named."""
-    monkeypatch.setenv(variable, value)
-
-    with pytest.raises(ConfigurationError, match=value):
-        Pusher(site.reader())
 
 
 def test_an_outage(site: Site, receiver: MetricsReceiver, caplog: pytest.LogCaptureFixture) -> None:

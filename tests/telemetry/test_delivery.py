@@ -296,10 +296,10 @@ def test_who_cannot_send_takes_nothing(
 ) -> None:
     """A process whose exporter cannot be made claims nothing from one that can send."""
     bench.run()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")
-    with closing(open_storage(bench.clock)) as broken, pytest.raises(ConfigurationError, match="carrier-pigeon"):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "carrier:pigeon")
+    with closing(open_storage(bench.clock)) as broken, pytest.raises(ConfigurationError, match="carrier:pigeon"):
         broken.delivery.deliver_due()
-    monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     assert bench.storage.delivery.deliver_due().sent == 5
 
 

@@ -234,12 +234,12 @@ def test_a_sender_that_cannot_begin_is_seen(
     records: SqlPipelineStorage, open_storage: Callable[..., OtelPipelineStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process whose exporter cannot be made tells why."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "carrier:pigeon")
     storage = open_storage()
     run(storage)
     with pytest.raises(ConfigurationError):
         storage.delivery.deliver_due()
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL" in only(records).error
+    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in only(records).error
 
 
 def test_the_thread_is_seen(records: SqlPipelineStorage, receiver: OtlpReceiver) -> None:

@@ -95,7 +95,7 @@ def check_database(databases: Any = None, **_kwargs: Any) -> Sequence[CheckMessa
         return []
     try:
         setting = _setting()
-        if setting is None or _has_error([*_argument_errors(setting), *_opening_errors(setting)]):
+        if setting is None or _has_error([*_argument_errors(setting)]) or _has_error([*_opening_errors(setting)]):
             return []
     except Exception:  # noqa: BLE001 - check_setting tells
         return []
@@ -160,6 +160,8 @@ def _argument_errors(setting: _Setting) -> Iterator[CheckMessage]:
         return
     yield from _url_errors(arguments)
     yield from _address_errors(arguments)
+    if setting.makes_spans:
+        yield from _endpoint_errors(arguments)
 
 
 def _refused(words: str) -> CheckMessage:
@@ -238,6 +240,20 @@ def _address_errors(arguments: dict[str, Any]) -> Iterator[CheckMessage]:
             yield Error(
                 f"{config.SETTING}: {_words(error)}", hint=f"Use an address such as {example}", id="otel_storage.E005"
             )
+
+
+def _endpoint_errors(arguments: dict[str, Any]) -> Iterator[CheckMessage]:
+    """What OpenTelemetry's variables say that no span can be sent by."""
+    from otel_storage.telemetry.otlp.exporter import problem_of
+    from otel_storage.telemetry.spans.run_trace import is_disabled
+
+    problem = None if is_disabled() else problem_of(arguments.get("exporter"))
+    if problem is not None:
+        yield Error(
+            _words(problem),
+            hint="Set it where Django runs, and where spans are sent; they are kept until it is right.",
+            id="otel_storage.E006",
+        )
 
 
 def _opening_errors(setting: _Setting) -> Iterator[CheckMessage]:

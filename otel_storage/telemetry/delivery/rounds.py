@@ -18,6 +18,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.runtime.complaints import Complaints
 from otel_storage.runtime.forking import no_fork
 from otel_storage.telemetry.delivery.heartbeat import Heartbeat
 from otel_storage.telemetry.delivery.sending import DeliveryReport, Sender
@@ -40,8 +41,6 @@ BUSY = 256
 
 LONGEST_GATHERING = 3.0
 """Seconds from a change to its sending in a process that is busy, unless a flush asks."""
-
-_MOST_CAUSES = 100
 
 COUNTING = 0.05
 """Seconds of a round of the thread, about, that finished records are counted for: the process has other work."""
@@ -100,9 +99,8 @@ class Delivery:
         self._sending = threading.Lock()
         self._signal = _Signal()
         self._thread: threading.Thread | None = None
-        self._logged: set[str] = set()
-        self._uncounted_for = ""
-        """Why finished runs could not be counted last; empty if they could."""
+        self._complaints = Complaints()
+        self._uncounted = Complaints()
         self._hastened_for = 0
         self._meant = 0, clock()
         """What the last flush waits for: references up to an id that were due by a time."""
@@ -226,22 +224,25 @@ class Delivery:
                 report = self._send_due(should_stop=lambda: signal.is_late)
             if report.error:
                 signal.is_drained = False
-                self._complain(f"{self.endpoint}: {report.error}")
+                self._say(f"{self.endpoint}: {report.error}")
                 return self._pause()
-            if self._logged and report.sent:
-                self._logged.clear()
+            if report.sent and self._complaints.end():
                 logger.info("spans are delivered to %s again", self.endpoint)
             self._failures = 0
             if requested > signal.completed and self.outbox.has_unsent(*self._meant, leased_too=False):
                 return GATHER_INTERVAL  # a flush waits for what failed a moment ago, and is not due yet
         except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
             signal.is_drained = False
-            self._complain(f"{type(error).__name__}: {error}")
+            self.complain(error)
             return self._pause()
         signal.complete(requested, is_drained=not report.refused)
         if not signal.is_closed:
             self._count_aside()
         return 0
+
+    def complain(self, error: Exception) -> None:
+        """Log what keeps spans from being sent, unless it was said since some were."""
+        self._say(f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
         """End of the thread."""
@@ -282,11 +283,10 @@ class Delivery:
             self._count(COUNTING)
         except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
             cause = f"{type(error).__name__}: {error}"
-            if cause != self._uncounted_for:
-                self._uncounted_for = cause
+            if self._uncounted.is_new(cause):
                 logger.warning("finished runs cannot be counted now, and will be later: %s", cause)
         else:
-            self._uncounted_for = ""
+            self._uncounted.end()
 
     def _pause(self) -> float:
         """Twice as long after each failed round: new spans are no reason to ask a dead endpoint again."""
@@ -294,11 +294,9 @@ class Delivery:
         longest = min(GATHER_INTERVAL * 2.0 ** min(self._failures, 10), LONGEST_PAUSE)
         return longest * random.uniform(0.7, 1)  # noqa: S311 - a jitter is no secret
 
-    def _complain(self, cause: str) -> None:
-        if cause in self._logged or len(self._logged) >= _MOST_CAUSES:
-            return
-        self._logged.add(cause)
-        logger.warning("spans wait in the outbox, nothing is lost: %s", cause)
+    def _say(self, cause: str) -> None:
+        if self._complaints.is_new(cause):
+            logger.warning("spans wait in the outbox, nothing is lost: %s", cause)
 
     def _wait_for_others(self, deadline: float) -> bool:
         last_id, due_by = self.outbox.last_id(), self._clock()
