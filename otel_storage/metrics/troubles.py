@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from otel_storage.privacy.secrets import one_line
+from otel_storage.runtime.complaints import Complaints
 
 logger = logging.getLogger("otel_storage.metrics")
-
-_MOST_CAUSES = 100
 
 
 class Troubles:
@@ -24,22 +23,20 @@ class Troubles:
     def __init__(self, what: str, over: str) -> None:
         self._what = what
         self._over = over
-        self._logged: set[str] = set()
+        self._complaints = Complaints()
         self.current = ""
         """Why it cannot be done now; empty if it can."""
 
     def say(self, cause: str) -> None:
         """Say why it cannot be done, unless that was said."""
         self.current = f"{self._what}: {cause}"
-        if cause not in self._logged and len(self._logged) < _MOST_CAUSES:
-            self._logged.add(cause)
+        if self._complaints.is_new(cause):
             logger.warning("%s", self.current)
 
     def end(self) -> None:
         """Say that it can be done, if it could not."""
         self.current = ""
-        if self._logged:
-            self._logged.clear()
+        if self._complaints.end():
             logger.info("%s", self._over)
 
     @contextmanager

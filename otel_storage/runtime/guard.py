@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from otel_storage.runtime.complaints import Complaints
+
 logger = logging.getLogger("otel_storage")
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-
-_MOST_CAUSES = 100
 
 
 class Guard:
@@ -20,7 +20,7 @@ class Guard:
     def __init__(self) -> None:
         self.failures = 0
         """How many calls failed since the process began."""
-        self._logged: set[str] = set()
+        self._complaints = Complaints()
 
     def __call__(
         self, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -30,8 +30,6 @@ class Guard:
             return work(*args, **kwargs)
         except Exception as error:
             self.failures += 1
-            cause = f"{type(error).__name__}: {error}"
-            if cause not in self._logged and len(self._logged) < _MOST_CAUSES:
-                self._logged.add(cause)
+            if self._complaints.is_new(f"{type(error).__name__}: {error}"):
                 logger.exception("a run goes on without part of its telemetry")
             return None

@@ -196,6 +196,23 @@ def test_what_cannot_be_written_hinders_nothing(
     assert [record.getMessage() for record in caplog.records] == ["spans are sent, but not who sends them is recorded"]
 
 
+def test_what_cannot_be_written_again_is_logged_again(
+    records: SqlPipelineStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for each time that it begins to fail."""
+    heartbeat = Heartbeat(records.outbox.senders, clock)
+    for fails in (True, True, False, True):
+        with monkeypatch.context() as patch:
+            if fails:
+                patch.setattr(type(records.outbox.senders), "seen", lambda *_, **__: 1 / 0)
+            heartbeat.watching()
+        clock.advance(60)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "spans are sent, but not who sends them is recorded"
+    ] * 2
+
+
 def test_delivering_is_seen(
     records: SqlPipelineStorage,
     open_storage: Callable[..., OtelPipelineStorage],

@@ -7,6 +7,8 @@ import uuid
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from otel_storage.runtime.complaints import Complaints
+
 if TYPE_CHECKING:
     from otel_storage.ports.outbox import Senders
     from otel_storage.results.clock import Clock
@@ -26,7 +28,7 @@ _FORGET_INTERVAL = timedelta(hours=1)
 
 
 class Heartbeat:
-    """Tells of this process, now and then; a failure to do so is logged once, and hinders nothing.
+    """Tells of this process, now and then; a failure to do so hinders nothing, and is logged once until it is over.
 
     Args:
         senders: Who is told.
@@ -43,7 +45,7 @@ class Heartbeat:
     def __init__(self, senders: Senders, clock: Clock) -> None:
         self._senders = senders
         self._clock = clock
-        self._has_complained = False
+        self._complaints = Complaints()
         self._begin()
 
     def sent(self, *, accepted: bool, error: str) -> None:
@@ -92,9 +94,11 @@ class Heartbeat:
                 self._forgot_at = now
                 self._senders.forget(FORGOTTEN_AFTER)
         except Exception:
-            if not self._has_complained:
-                self._has_complained = True
+            # Whatever the error: its text may have the parameters of a statement, and be another each time.
+            if self._complaints.is_new("unrecorded"):
                 logger.warning("spans are sent, but not who sends them is recorded", exc_info=True)
+        else:
+            self._complaints.end()
 
 
 def _is_over(interval: timedelta, since: datetime | None, now: datetime) -> bool:

@@ -31,6 +31,7 @@ from google.rpc.status_pb2 import Status as RpcStatus
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from otel_storage.privacy.secrets import explain, one_line, secrets_in, without_credentials
+from otel_storage.runtime.complaints import Complaints
 from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 
 LARGEST_ANSWER = 65_536
@@ -80,7 +81,7 @@ class OneAttemptSession(requests.Session):
         super().__init__()
         self.outcome = None
         self._timeout = timeout
-        self._warnings: set[str] = set()
+        self._complaints = Complaints(_MOST_WARNINGS)
 
     def begin(self) -> None:
         """Forget the last export."""
@@ -125,8 +126,7 @@ class OneAttemptSession(requests.Session):
 
     def _warn(self, warning: str) -> None:
         """Log what an answer that accepts everything has to say, once."""
-        if warning and warning not in self._warnings and len(self._warnings) < _MOST_WARNINGS:
-            self._warnings.add(warning)
+        if warning and self._complaints.is_new(warning):
             _logger.warning("the OTLP receiver has taken the spans, but says: %s", warning)
 
 
