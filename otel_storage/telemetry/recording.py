@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, Status, StatusCode
+from opentelemetry.util import types
 
 from otel_storage.results.base import PipelineStorageObject
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
@@ -96,19 +97,57 @@ def _link(run_id: str, execution_id: int) -> None:
         span.add_link(building.record_context(run_id, PIPELINE_EXECUTION, execution_id, True))
 
 
-class _TaskSpan(trace.NonRecordingSpan):
-    """The span of a task result that runs: its context is made for those who ask, which most tasks do not."""
+class _TaskSpan(trace.Span):
+    """The span of a task result that runs: its context is made for those who ask, which most tasks do not.
+
+    It records nothing: the span that is sent is built from the records.
+    """
 
     def __init__(self, run_id: str, record_id: int, sampled: bool) -> None:
         # Turned now, where an error fails no task.
         self._of = str(run_id), TASK_RESULT, int(record_id), sampled
         self._made: SpanContext | None = None
 
-    @property
-    def _context(self) -> SpanContext:  # type: ignore[override]  # what all methods of the base class read
+    def get_span_context(self) -> SpanContext:
         if self._made is None:
             self._made = building.record_context(*self._of)
         return self._made
+
+    def is_recording(self) -> bool:
+        return False
+
+    def end(self, end_time: int | None = None) -> None:
+        """Do nothing: the task result's own report ends its span."""
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Do nothing."""
+
+    def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:
+        """Do nothing."""
+
+    def add_link(self, context: SpanContext, attributes: types.Attributes = None) -> None:
+        """Do nothing."""
+
+    def update_name(self, name: str) -> None:
+        """Do nothing."""
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Do nothing."""
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: types.Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Do nothing."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.get_span_context()!r})"
 
 
 class _Attached(NamedTuple):

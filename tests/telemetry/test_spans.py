@@ -379,6 +379,8 @@ class TestBytes:
         assert span.dropped_attributes == len(whole) - 4
         assert [list(event[2]) for event in events(span)] == [["otel_storage.status"]]
         assert span.events[0].dropped_attributes == 1
+        sent = encode_spans([span]).resource_spans[0].scope_spans[0].spans[0]
+        assert (sent.dropped_attributes_count, sent.events[0].dropped_attributes_count) == (len(whole) - 4, 1)
         assert attributes(task_result_span(task_result(trace=records.limits(attributes=0)))) == {}
         assert len(attributes(task_result_span(task_result(trace=records.limits(attributes=None))))) == len(whole)
 

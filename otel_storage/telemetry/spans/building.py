@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any
 
-from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -235,12 +236,17 @@ class _Run:
         """The span; name and attributes are cut already."""
         outcome = names.outcome_of(record)
         message = self._message(outcome, record.completed_message)
-        return ReadableSpan(
+        make_span: Callable[..., ReadableSpan] = ReadableSpan
+        limit = self._limits.attributes
+        if limit is not None and len(attributes) > limit:
+            make_span = partial(_CutSpan, len(attributes) - limit)
+            attributes = _first(attributes, limit)
+        return make_span(
             name=name,
             context=self.context(kind, record.id),
             parent=parent,
             resource=self._resource,
-            attributes=_bounded(attributes, self._limits.attributes),
+            attributes=attributes,
             events=tuple(self._events(record, message, failure)),
             links=links,
             kind=span_kind,
@@ -272,8 +278,10 @@ class _Run:
         )
 
     def _event(self, name: str, attributes: names.Attributes, at: datetime) -> Event:
-        bounded = _bounded(self.all_cut(attributes), self._limits.event_attributes)
-        return Event(name, attributes=bounded, timestamp=_nanoseconds(at))
+        attributes, timestamp, limit = self.all_cut(attributes), _nanoseconds(at), self._limits.event_attributes
+        if limit is None or len(attributes) <= limit:
+            return Event(name, attributes, timestamp)
+        return _CutEvent(len(attributes) - limit, name, _first(attributes, limit), timestamp)
 
     def _message(self, status: PipelineTaskStatus | None, message: str) -> str:
         if not message:
@@ -286,14 +294,32 @@ class _Run:
         return known
 
 
-def _bounded(attributes: names.Attributes, limit: int | None) -> Mapping[str, AttributeValue] | BoundedAttributes:
-    """The first ``limit`` attributes; the span tells how many there were beyond them."""
-    if limit is None or len(attributes) <= limit:
-        return attributes
-    # The class keeps the last ones by itself, and warns of it.
-    bounded = BoundedAttributes(attributes=dict(list(attributes.items())[:limit]), immutable=False)
-    bounded.dropped = len(attributes) - limit
-    return bounded
+class _CutSpan(ReadableSpan):
+    """A span without its last attributes, which says how many they are."""
+
+    def __init__(self, dropped: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._cut_off = dropped
+
+    @property
+    def dropped_attributes(self) -> int:
+        return self._cut_off
+
+
+class _CutEvent(Event):
+    """An event without its last attributes, which says how many they are."""
+
+    def __init__(self, dropped: int, name: str, attributes: names.Attributes, timestamp: int) -> None:
+        super().__init__(name, attributes, timestamp)
+        self._cut_off = dropped
+
+    @property
+    def dropped_attributes(self) -> int:
+        return self._cut_off
+
+
+def _first(attributes: names.Attributes, limit: int) -> names.Attributes:
+    return dict(islice(attributes.items(), limit))
 
 
 # The same objects for all runs: an exporter groups the spans by them, and what is the same need not be compared.
