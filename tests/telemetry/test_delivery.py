@@ -195,6 +195,16 @@ def test_a_span_that_is_refused_for_good_is_set_aside_alone(bench: Bench, status
     assert "RUN tests.Orders" in bench.names()
 
 
+def test_a_refusal_names_the_endpoint(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads of it later sees where the span was refused, and no password of that."""
+    address = bench.receiver.traces_endpoint
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", address.replace("://", "://user:hunter2@"))
+    bench.receiver.misbehave(Respond(400))
+    bench.run()
+    bench.deliver()
+    assert bench.outbox.refusal.startswith(f"{address.replace('://', '://***@')}: HTTP 400 ")
+
+
 def test_a_partial_success_is_no_success(bench: Bench) -> None:
     """A 200 that rejects spans does not settle them: they are sent again without each other."""
     bench.receiver.misbehave(PartialSuccess(rejected=1, message="one too many"), times=1)

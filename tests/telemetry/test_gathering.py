@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from otel_storage import OtelPipelineStorage, PipelineTaskStatus
-from otel_storage.telemetry.delivery import rounds
+from otel_storage.telemetry.delivery import waking
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from otel_storage.testing.receiver import OtlpReceiver
 
@@ -26,8 +26,8 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
 
 @pytest.fixture(autouse=True)
 def _busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "BUSY", 2)
-    monkeypatch.setattr(rounds, "GATHER_INTERVAL", 0.05)
+    monkeypatch.setattr(waking, "BUSY", 2)
+    monkeypatch.setattr(waking, "GATHER_INTERVAL", 0.05)
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def test_what_is_put_off_is_sent_when_a_flush_asks(
     tmp_path: Path, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long a busy process may gather, nobody who asks waits for it."""
-    monkeypatch.setattr(rounds, "LONGEST_GATHERING", 3600.0)
+    monkeypatch.setattr(waking, "LONGEST_GATHERING", 3600.0)
     with closing(OtelPipelineStorage(url=f"sqlite:///{tmp_path / 'runs.db'}")) as storage, changing(storage):
         finish_one(storage)
         assert storage.flush(60)
@@ -72,7 +72,7 @@ def test_what_is_put_off_is_sent_in_the_end(
     tmp_path: Path, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Changes that never cease do not keep a span back for ever."""
-    monkeypatch.setattr(rounds, "LONGEST_GATHERING", 0.2)
+    monkeypatch.setattr(waking, "LONGEST_GATHERING", 0.2)
     with closing(OtelPipelineStorage(url=f"sqlite:///{tmp_path / 'runs.db'}")) as storage, changing(storage):
         finish_one(storage)
         assert receiver.wait_for(1, 60)

@@ -9,12 +9,8 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-# Private by name, and shared by every instrumentation: our queries and requests are no work of the user's.
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError
@@ -22,6 +18,8 @@ from otel_storage.runtime.complaints import Complaints
 from otel_storage.runtime.forking import no_fork
 from otel_storage.telemetry.delivery.heartbeat import Heartbeat
 from otel_storage.telemetry.delivery.sending import DeliveryReport, Sender
+from otel_storage.telemetry.delivery.waking import EXIT_TIMEOUT, GATHER_INTERVAL, POLL_INTERVAL, Signal
+from otel_storage.telemetry.otlp.internals import without_instrumentation
 
 if TYPE_CHECKING:
     from otel_storage.ports.outbox import Outbox
@@ -29,18 +27,6 @@ if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
 
 logger = logging.getLogger("otel_storage")
-
-POLL_INTERVAL = 5.0
-"""Seconds between two looks for what other processes left."""
-
-GATHER_INTERVAL = 0.5
-"""Seconds from a change of state to its sending, in which others gather."""
-
-BUSY = 256
-"""So many changes in that time keep the process busy: what is sent beside them takes its time from them."""
-
-LONGEST_GATHERING = 3.0
-"""Seconds from a change to its sending in a process that is busy, unless a flush asks."""
 
 COUNTING = 0.05
 """Seconds of a round of the thread, about, that finished records are counted for: the process has other work."""
@@ -50,9 +36,6 @@ COUNTING_ASIDE = 0.5
 
 LONGEST_PAUSE = 10.0
 """Seconds that the thread leaves a failing endpoint alone, at most, unless a flush asks."""
-
-EXIT_TIMEOUT = 5.0
-"""Seconds that the exit of a process, also that of a child of Celery's pool, waits for what is due."""
 
 
 class Delivery:
@@ -97,7 +80,7 @@ class Delivery:
         self._serves_children = serves_children
         self._is_closed = False
         self._sending = threading.Lock()
-        self._signal = _Signal()
+        self._signal = Signal()
         self._thread: threading.Thread | None = None
         self._complaints = Complaints()
         self._uncounted = Complaints()
@@ -161,7 +144,7 @@ class Delivery:
         Raises:
             Exception: what the database raised.
         """
-        with self._sending, _without_instrumentation():
+        with self._sending, without_instrumentation():
             if retry_now:
                 self.outbox.hasten()
             report = self._send_due(on_progress)
@@ -173,7 +156,7 @@ class Delivery:
 
         Called before the first :meth:`deliver_due`, and between two of them as often as one likes.
         """
-        with self._sending, _without_instrumentation():
+        with self._sending, without_instrumentation():
             self._heartbeat.watching()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
@@ -196,7 +179,7 @@ class Delivery:
     def after_fork(self) -> None:
         """Begin anew in a forked child: the thread, and what it held, stayed with the parent."""
         self._sending = threading.Lock()
-        self._signal = _Signal()
+        self._signal = Signal()
         self._hastened_for = 0
         self._failures = 0
         self._thread = None
@@ -208,7 +191,7 @@ class Delivery:
                 "the exporter is an instance, which serves one process: this child leaves sending to its parent"
             )
 
-    def work(self, signal: _Signal) -> float:
+    def work(self, signal: Signal) -> float:
         """One round of the thread; returns the seconds to leave a failing endpoint or database alone, 0 if none is."""
         requested = signal.requested
         try:
@@ -307,105 +290,20 @@ class Delivery:
         return True
 
 
-class _Signal:
-    """Between a delivery and its thread, which does not keep the delivery alive."""
-
-    def __init__(self) -> None:
-        self.requested = 0
-        """The last round that was asked for by a flush."""
-        self.completed = 0
-        """The last round asked for after which nothing was due."""
-        self.is_closed = False
-        self.is_drained = False
-        self._closed_at = 0.0
-        self._changes = 0
-        self._is_awake = threading.Event()
-        self._is_urgent = threading.Event()
-        self._completion = threading.Condition()
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the process has waited long enough for its exit."""
-        return self.is_closed and time.monotonic() > self._closed_at + EXIT_TIMEOUT
-
-    def wake(self) -> None:
-        # Threads may do it side by side: that one is missed does not matter.
-        self._changes += 1
-        self._is_awake.set()
-
-    def wait(self, pause: float) -> None:
-        """Wait for the next round: for the pause, or until there is something to send and others had time to gather.
-
-        What is urgent ends either.
-        """
-        if pause:
-            self._is_urgent.wait(pause)
-        elif self._is_awake.wait(POLL_INTERVAL):
-            self._gather()
-        self._is_awake.clear()
-        self._is_urgent.clear()
-
-    def _gather(self) -> None:
-        """Wait while there are many changes, but not for long: one interpreter does both them and the sending."""
-        deadline = time.monotonic() + LONGEST_GATHERING
-        while True:
-            before = self._changes
-            is_urgent = self._is_urgent.wait(GATHER_INTERVAL)
-            if is_urgent or self._changes - before < BUSY or time.monotonic() >= deadline:
-                return
-
-    def close(self) -> None:
-        self._closed_at = time.monotonic()
-        self.is_drained = False
-        self.is_closed = True
-        self._hurry()
-
-    def request_round(self, deadline: float) -> bool:
-        """Ask for a round and wait until one that began after this has ended with nothing due."""
-        with self._completion:
-            self.requested += 1
-            mine = self.requested
-            self._hurry()
-            while self.completed < mine:
-                if not self._completion.wait(max(deadline - time.monotonic(), 0)):
-                    self.completed = max(self.completed, mine)  # nobody waits for it any more
-                    return False
-            return self.is_drained
-
-    def complete(self, requested: int, *, is_drained: bool) -> None:
-        with self._completion:
-            self.completed = max(self.completed, requested)
-            self.is_drained = is_drained
-            self._completion.notify_all()
-
-    def _hurry(self) -> None:
-        self._is_urgent.set()
-        self._is_awake.set()
-
-
-@contextmanager
-def _without_instrumentation() -> Iterator[None]:
-    token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
-    try:
-        yield
-    finally:
-        detach(token)
-
-
-def _run(reference: weakref.ref[Delivery], signal: _Signal) -> None:
+def _run(reference: weakref.ref[Delivery], signal: Signal) -> None:
     """The thread: until the delivery is closed, or nobody has it any more."""
-    attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
-    while (delivery := reference()) is not None:
-        is_last = signal.is_closed
-        with no_fork():
-            pause = delivery.work(signal)
-        if is_last:
-            delivery.stop()
-            return
-        if signal.is_closed:
-            continue  # with this one, which nobody else may have by now: it is to be stopped
-        del delivery
-        signal.wait(pause)
+    with without_instrumentation():
+        while (delivery := reference()) is not None:
+            is_last = signal.is_closed
+            with no_fork():
+                pause = delivery.work(signal)
+            if is_last:
+                delivery.stop()
+                return
+            if signal.is_closed:
+                continue  # with this one, which nobody else may have by now: it is to be stopped
+            del delivery
+            signal.wait(pause)
 
 
 _deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()

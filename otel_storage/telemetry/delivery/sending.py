@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,19 +13,16 @@ from otel_storage.ports.outbox import Claim, Claims, Outbox, Settling
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.runtime.chunks import chunks
 from otel_storage.runtime.forking import forks_allowed, no_fork
+from otel_storage.telemetry.delivery.claimed import MAX_SPANS, Item, Round, Unit, requests_of
+from otel_storage.telemetry.delivery.probing import Exports
 from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 from otel_storage.telemetry.spans.building import Spans
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-
     from otel_storage.results.clock import Clock
     from otel_storage.telemetry.otlp.exporter import AcknowledgedExporter
 
 logger = logging.getLogger("otel_storage")
-
-MAX_SPANS = 512
-"""Spans in one request, as OpenTelemetry's own batches have."""
 
 MAX_RUNS = 64
 """Runs claimed at once: three spans of each at least."""
@@ -44,24 +41,6 @@ MAX_DECLINED_DELAY = timedelta(minutes=15)
 
 _DECLINED_ATTEMPTS = 6
 """As how many failures it counts at least: it is to be out of the way of the others for a minute."""
-
-SUSPICIOUS_ATTEMPTS = 4
-"""After so many failures the spans themselves are suspected, and a failing request is split."""
-
-PROBES = 2
-"""Spans that are sent by themselves after a request has failed, to see whether the endpoint takes any."""
-
-PROBES_AMONG_DECLINED = 8
-"""As many where it is known to take some and not others: the few that it takes may be among many that it does not."""
-
-LONGEST_PROBING = timedelta(seconds=2)
-"""How long it may take to send more than the first of them: an endpoint that hangs is not asked eight times."""
-
-MAX_SEARCHES = 64
-"""Requests that may be made of one claim in search of such spans."""
-
-MAX_RETRY_AFTER = 900.0
-"""Seconds: an endpoint that asks to be left alone for longer is asked again all the same."""
 
 RENEWED_AFTER = 0.1
 """The share of a lease after which it is renewed before another request: a request has the rest of it at least."""
@@ -98,49 +77,7 @@ class DeliveryReport:
     """How long to wait before the next round, if sending stopped."""
 
 
-@dataclass(slots=True)
-class _Unit:
-    """A claimed reference with its spans, in the order they are to arrive."""
-
-    claim: Claim
-    spans: Sequence[ReadableSpan]
-    accepted: set[int] = field(default_factory=set)
-    """The places in ``spans`` of those that were accepted."""
-    refusals: dict[int, str] = field(default_factory=dict)
-    """The places of those refused for good, and why."""
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.accepted) + len(self.refusals) == len(self.spans)
-
-
-_Item = tuple[_Unit, int]
-"""A unit and the place of one of its spans."""
-
-
-@dataclass(slots=True)
-class _Round:
-    """What the requests of one claim have in common."""
-
-    token: str
-    held: set[int]
-    """The references of the claim that this sender still has."""
-    leased: datetime
-    """When the lease was taken or renewed last, or a little earlier."""
-    report: DeliveryReport
-    error: str = ""
-    """Why a request failed for now; empty if none did."""
-    delay: timedelta = timedelta(0)
-    """How long the endpoint asks to be left alone."""
-    has_accepted: bool = False
-    """Whether the endpoint took any of it."""
-    declined: set[int] = field(default_factory=set)
-    """The references of spans that failed by themselves, although the endpoint takes others."""
-    searches: int = MAX_SEARCHES
-    """How many more requests may be made in search of a span that is never taken."""
-
-
-class Sender:
+class Sender(Exports):
     """Sends what is due, in the thread that calls; one thread at a time.
 
     Args:
@@ -157,19 +94,15 @@ class Sender:
         rules: SendingRules,
         clock: Clock,
     ) -> None:
+        super().__init__(clock)
         self._outbox = outbox
         self._open_exporter = open_exporter
         self._exporter: AcknowledgedExporter | None = None
         self._inherited: list[AcknowledgedExporter] = []
         self._rules = rules
-        self._clock = clock
         self._expired_at: datetime | None = None
         self._limit = PROBE_SPANS
         """How many references are claimed next: few while requests fail."""
-        self._declines_some = False
-        """Whether the endpoint was last seen to take some spans and not others: a request that fails is split then."""
-        self._failures = 0
-        """How many claims in a row the endpoint has accepted nothing of."""
         self._is_newest_next: set[str] = set()
         """Of which kinds the next claim is of the newest, while requests fail."""
 
@@ -205,8 +138,8 @@ class Sender:
                 claims = claim(due_by)
                 if not claims.looked_at:
                     break
-                round_ = _Round(claims.token, {each.reference_id for each in claims.claims}, leased, report)
-                for units in _requests(self._units(claims, round_)):
+                round_ = Round(claims.token, {each.reference_id for each in claims.claims}, leased, report)
+                for units in requests_of(self._units(claims, round_)):
                     self._send(round_, units)
                     if on_progress is not None:
                         on_progress(report)
@@ -277,17 +210,17 @@ class Sender:
             self._is_newest_next.add(kind)
         return takes_newest
 
-    def _limit_after(self, round_: _Round) -> int:
+    def _limit_after(self, round_: Round) -> int:
         if round_.error:
             return PROBE_SPANS
         # Among many the few that are never taken cost all of a search.
         return min(self._limit * 2, MAX_SPANS) if self._declines_some else MAX_SPANS
 
-    def _units(self, claims: Claims, round_: _Round) -> Iterator[_Unit]:
+    def _units(self, claims: Claims, round_: Round) -> Iterator[Unit]:
         spans = Spans()
         for claim in claims.claims:
             try:
-                yield _Unit(claim, spans.of(claim.snapshot))
+                yield Unit(claim, spans.of(claim.snapshot))
             except Exception as error:
                 reason = f"no span could be made of it: {type(error).__name__}: {error}"
                 logger.exception("reference %d is set aside", claim.reference_id)
@@ -295,7 +228,7 @@ class Sender:
                 round_.held.discard(claim.reference_id)
                 round_.report.refused += 1
 
-    def _send(self, round_: _Round, units: Sequence[_Unit]) -> None:
+    def _send(self, round_: Round, units: Sequence[Unit]) -> None:
         """Send the spans of the units in one request or more, and settle what the verdict is clear on."""
         report = round_.report
         if not round_.error:
@@ -308,7 +241,7 @@ class Sender:
         report.settled += self._outbox.settle(round_.token, accepted)
         for unit in complete:
             if unit.refusals:
-                reason = next(iter(unit.refusals.values()))
+                reason = f"{self.endpoint}: {next(iter(unit.refusals.values()))}"
                 self._outbox.refuse(round_.token, [unit.claim.reference_id], error=reason)
                 report.refused += 1
         failed = [unit.claim for unit in units if not unit.is_complete and unit.claim.reference_id in round_.held]
@@ -316,7 +249,7 @@ class Sender:
             self._release(failed, round_)
         round_.held.difference_update(unit.claim.reference_id for unit in units)
 
-    def _release(self, failed: Sequence[Claim], round_: _Round) -> None:
+    def _release(self, failed: Sequence[Claim], round_: Round) -> None:
         """Give back what was not accepted: what may never be for longer, the rest for as long as the endpoint says."""
         report = round_.report
         report.error = round_.error
@@ -331,22 +264,7 @@ class Sender:
             ids = [claim.reference_id for claim in rest]
             self._outbox.release(round_.token, ids, delay=report.delay, error=report.error)
 
-    def _export(self, items: Sequence[_Item], round_: _Round) -> bool:
-        """Export the spans; whether every one of them was accepted or refused."""
-        outcome = self._request(items, round_)
-        if outcome.verdict is Verdict.REFUSED:
-            return self._split(items, outcome.reason, round_)
-        if outcome.verdict is Verdict.ACCEPTED:
-            return True
-        round_.error = outcome.reason
-        round_.delay = timedelta(seconds=min(outcome.retry_after or 0, MAX_RETRY_AFTER))
-        if self._is_up_but_for_some(items, outcome, round_):
-            self._search(items, round_)
-            # Without any it was a hiccup.
-            self._declines_some = bool(round_.declined)
-        return False
-
-    def _request(self, items: Sequence[_Item], round_: _Round) -> ExportOutcome:
+    def _request(self, items: Sequence[Item], round_: Round) -> ExportOutcome:
         """One request, and what it came to; without what was accepted, or another sender has taken over."""
         exporter = self._opened()
         self._renew(round_)
@@ -365,7 +283,7 @@ class Sender:
                 unit.accepted.add(place)
         return outcome
 
-    def _renew(self, round_: _Round) -> None:
+    def _renew(self, round_: Round) -> None:
         """See that a request has the time of a lease, and that nobody has taken over what is to be sent."""
         now = self._clock()
         if now - round_.leased < self._rules.lease * RENEWED_AFTER:
@@ -375,51 +293,6 @@ class Sender:
         if len(left) < len(round_.held):
             logger.info("another sender has taken over references whose lease ran out")
             round_.held.intersection_update(left)
-
-    def _split(self, items: Sequence[_Item], reason: str, round_: _Round) -> bool:
-        """Find the spans that are refused for good: the others are sent without them."""
-        if len(items) == 1:
-            [(unit, place)] = items
-            unit.refusals[place] = reason
-            return True
-        middle = len(items) // 2
-        return self._export(items[:middle], round_) and self._export(items[middle:], round_)
-
-    def _is_up_but_for_some(self, items: Sequence[_Item], outcome: ExportOutcome, round_: _Round) -> bool:
-        """Whether the endpoint takes one of a few spans by itself: then it is not down, and another span is the cause.
-
-        Not every endpoint says of a span that it will never take it, and a plain exporter has no way to. Asked only
-        after several failures, or where it was so the last time, so that an outage costs three requests a round, and
-        not one a span; of one that says when to come back no more often than of any other.
-        """
-        attempts = max(self._failures, *(unit.claim.attempts for unit, _ in items))
-        if len(items) == 1 or (attempts < SUSPICIOUS_ATTEMPTS and not self._declines_some):
-            return False
-        most = PROBES_AMONG_DECLINED if self._declines_some and not outcome.retry_after else PROBES
-        # Those that failed the least often: what is never taken comes back again and again.
-        probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:most]
-        began = self._clock()
-        for number, probe in enumerate(probes):
-            if number >= PROBES and self._clock() - began > LONGEST_PROBING:
-                break
-            if self._request([probe], round_).verdict is Verdict.ACCEPTED:
-                return True
-        return False
-
-    def _search(self, items: Sequence[_Item], round_: _Round) -> None:
-        """Send the spans in ever smaller parts, so that all arrive but those that are never taken."""
-        middle = len(items) // 2
-        for part in (items[:middle], items[middle:]):
-            if not part or round_.searches <= 0:
-                continue
-            round_.searches -= 1
-            outcome = self._request(part, round_)
-            if outcome.verdict is Verdict.REFUSED:
-                self._split(part, outcome.reason, round_)
-            elif outcome.verdict is Verdict.RETRY and len(part) > 1:
-                self._search(part, round_)
-            elif outcome.verdict is Verdict.RETRY:
-                round_.declined.add(part[0][0].claim.reference_id)
 
     def _expire(self) -> int:
         now = self._clock()
@@ -432,20 +305,6 @@ class Sender:
                 "%d references to unsent spans are older than %s and will not be sent", expired, self._rules.max_age
             )
         return expired
-
-
-def _requests(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
-    """Units that share a request; one that fills a request by itself goes alone."""
-    request: list[_Unit] = []
-    size = 0
-    for unit in units:
-        if request and size + len(unit.spans) > MAX_SPANS:
-            yield request
-            request, size = [], 0
-        request.append(unit)
-        size += len(unit.spans)
-    if request:
-        yield request
 
 
 def _delay(attempts: int, most: timedelta = MAX_DELAY) -> timedelta:
