@@ -240,6 +240,21 @@ def test_empty_is_unset(signal: str, blank: str, protocol: str, monkeypatch: pyt
     assert os.environ[own(signal, "TIMEOUT")] == blank
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+def test_empty_headers_leave_the_common_ones(
+    signal: str, blank: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where OpenTelemetry's exporter reads the variables itself."""
+    monkeypatch.setenv(own(signal, "HEADERS"), blank)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
+
+    with closing(Opened(signal)) as opened:
+        assert opened.export()
+
+    assert endpoint.headers[0]["x-tenant"] == "blue"
+    assert os.environ[own(signal, "HEADERS")] == blank
+
+
 @pytest.mark.parametrize("which", [own, common])
 @pytest.mark.parametrize(
     ("name", "value", "is_warned_of"),
