@@ -210,8 +210,8 @@ def test_a_large_backlog_is_not_counted_each_time(site: Site, monkeypatch: pytes
         site.reader().read()
     assert len(looks) == 2
 
-    monkeypatch.setattr("otel_storage.sql.totals.counting._LONG_LOOK", 0.0)
-    monkeypatch.setattr("otel_storage.sql.totals.counting._LOOK_SHARE", 1e9)
+    monkeypatch.setattr("otel_storage.sql.totals.reading._LONG_LOOK", 0.0)
+    monkeypatch.setattr("otel_storage.sql.totals.reading._LOOK_SHARE", 1e9)
     for _ in range(3):
         site.reader().read()
 

@@ -28,6 +28,7 @@ from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.sql.totals import counting as totals
+from otel_storage.sql.totals import reading
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 from tests.benchmarks.metrics import fill
@@ -306,7 +307,7 @@ def test_a_run_that_was_given_up_hides_no_other(storage: SqlPipelineStorage, clo
         return [a.oldest for a in storage.totals.read().active if a.status is Status.PENDING]
 
     [given_up] = [build(storage).get_created()]
-    clock.advance(totals.GIVEN_UP.total_seconds() + 1)
+    clock.advance(reading.GIVEN_UP.total_seconds() + 1)
     assert oldest() == [given_up]
     waiting = build(storage).get_created()
     clock.advance(900)

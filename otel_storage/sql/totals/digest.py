@@ -28,6 +28,7 @@ from otel_storage.sql.database import schema
 from otel_storage.sql.database.durations import microseconds_between
 from otel_storage.sql.database.types import UtcDateTime
 from otel_storage.sql.totals import counting
+from otel_storage.sql.totals.additions import later
 
 if TYPE_CHECKING:
     from otel_storage.sql.database.engine import Database
@@ -55,7 +56,7 @@ class _Figures:
             self.failures += int(row.number)
         self.timed += int(row.timed)
         self.runtime += int(row.runtime or 0)
-        self.last_ran = max(filter(None, (self.last_ran, row.last_ran)), default=None)
+        self.last_ran = later(self.last_ran, row.last_ran)
 
     def item(self) -> PipelineDigestItem:
         return PipelineDigestItem(

@@ -8,15 +8,15 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, delete, select
 
-from otel_storage.ports.outcomes import MESSAGE_LENGTH, outcome
 from otel_storage.results.status import FINAL
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.among import IDS
 from otel_storage.sql.database.policies import policy_of
 from otel_storage.sql.database.policy import Policy
 from otel_storage.sql.totals import counting
+from otel_storage.sql.totals.additions import Addition, Additions, key_of_run
 
 CHUNK = 500
 """How many runs are removed in one transaction at most: it holds SQLite's write lock."""
@@ -73,9 +73,8 @@ def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed
 def _locked_runs(policy: Policy) -> Select[Any]:
     """Of runs what the totals need; locked from the top down, as a transition locks them."""
     table = schema.pipeline_execution
-    message = func.substr(table.c.completed_message, 1, MESSAGE_LENGTH).label("message")
     columns = (table.c[name] for name in ("id", "run_id", "pipeline_id", "status", "started", "completed", "counted"))
-    return select(*columns, message).where(policy.among(table.c.id)).order_by(table.c.id).with_for_update()
+    return select(*columns, counting.MESSAGE).where(policy.among(table.c.id)).order_by(table.c.id).with_for_update()
 
 
 @lru_cache
@@ -95,9 +94,9 @@ def _deletes(policy: Policy) -> list[Delete]:
     return [delete(column.table).where(policy.among(column)) for column in columns]
 
 
-def _additions(connection: Connection, runs: Sequence[Any]) -> counting.Additions:
+def _additions(connection: Connection, runs: Sequence[Any]) -> Additions:
     """What is added to the totals before the runs go: all of them that is final and not counted, and that they go."""
-    additions: counting.Additions = defaultdict(counting.Addition)
+    additions: Additions = defaultdict(Addition)
     uncounted = [run.id for run in runs if run.status in FINAL and run.counted is None]
     if uncounted:
         counting.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
@@ -109,6 +108,5 @@ def _additions(connection: Connection, runs: Sequence[Any]) -> counting.Addition
         counting.tally(connection, results, condition, additions)
     for run in runs:
         if run.status in FINAL:
-            key = (run.pipeline_id, "", run.status, outcome(run.status, run.message or ""))
-            additions[key].remove(run)
+            additions[key_of_run(run)].remove(run)
     return additions
