@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Generator, Iterable
 from traceback import TracebackException
+from typing import Any
 
 from otel_storage.ports.snapshots import Failure
 from otel_storage.privacy.validation import reduce_validation
@@ -14,7 +16,10 @@ _CHAINED_TEXT_LENGTH = 16_000
 _FRAMES = 100
 _CHAINED_EXCEPTIONS = 30
 _GROUPED_EXCEPTIONS = 200
-_PRINTED_OF_GROUP = 15  # by the traceback module
+_PRINTED_OF_GROUP = 15
+_NOTES = 10
+_NO_TEXT = "<note>"
+"""Stands for a note that is no text."""
 
 
 def capture_failure(message: str) -> Failure | None:
@@ -53,26 +58,57 @@ def _qualified_name(cls: type) -> str:
 
 def _format(exception: BaseException) -> str:
     trace = TracebackException(
-        type(exception), exception, exception.__traceback__, limit=-_FRAMES, lookup_lines=False, compact=True
+        type(exception),
+        exception,
+        exception.__traceback__,
+        limit=-_FRAMES,
+        lookup_lines=False,
+        compact=True,
+        max_group_width=_PRINTED_OF_GROUP,
     )
-    _reduce_texts(trace)
+    _bound(trace)
     return _cut_bytes("".join(trace.format()), _STACK_BYTES)
 
 
-def _reduce_texts(trace: TracebackException) -> None:
-    """Reduce the text of each exception by itself, where nothing in it can pass for the rest of the stack trace."""
+class _Reduced(TracebackException):
+    """Reduces the message and the notes by themselves, where nothing in them can pass for the rest of the stack trace.
+
+    The constructor of :class:`TracebackException` makes plain instances of causes, contexts and members of groups, so
+    :func:`_bound` gives each of them this class.
+    """
+
+    def format_exception_only(self, **options: Any) -> Generator[str, None, None]:
+        """The lines of this exception alone; ``options`` are those that Python 3.13 and later pass."""
+        python_lines: Callable[..., Iterable[str]] = super().format_exception_only
+        notes, self.__notes__ = self.__notes__, None
+        try:
+            # Without notes the message comes last; a SyntaxError has lines of source before it.
+            *source, message = python_lines(**options)
+        finally:
+            self.__notes__ = notes
+        yield from source
+        yield _reduced(message.removesuffix("\n")) + "\n"
+        for note in _notes(notes):
+            yield _reduced(note) + "\n"
+
+
+def _notes(notes: Any) -> Iterable[str]:
+    """The first notes; code may have set anything as the exception's notes."""
+    if notes is None:
+        return ()
+    if not isinstance(notes, list | tuple):
+        return (_NO_TEXT,)
+    return (note if isinstance(note, str) else _NO_TEXT for note in notes[:_NOTES])
+
+
+def _bound(trace: TracebackException) -> None:
+    """Cut the tree of exceptions to a size that is worth sending, and have what is left of it reduced."""
     waiting: list[TracebackException] = [trace]
     done = 0
     while waiting:
         current = waiting.pop(0)
         done += 1
-        fields = vars(current)
-        # The private name has been the same since Python 3.5; without it the texts stay for the sender to reduce.
-        if isinstance(fields.get("_str"), str):
-            fields["_str"] = _reduced(fields["_str"])
-        notes = fields.get("__notes__")
-        if isinstance(notes, list | tuple):
-            fields["__notes__"] = [_reduced(note) if isinstance(note, str) else "<note>" for note in notes[:10]]
+        current.__class__ = _Reduced
         if current.exceptions:
             printed = current.exceptions[:_PRINTED_OF_GROUP]
             if done + len(waiting) + len(printed) <= _GROUPED_EXCEPTIONS:

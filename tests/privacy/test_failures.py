@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import traceback
 
 import pydantic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otel_storage.ports.snapshots import Failure
 from otel_storage.privacy.failures import capture_failure
@@ -182,3 +185,62 @@ def test_no_half_of_a_secret_is_left_at_a_seam() -> None:
 def test_lone_surrogates_do_not_break_it() -> None:
     """Paths that are no UTF-8 become surrogates in messages."""
     assert failure(ValueError("file \udcff" * 100_000)).stacktrace.endswith("\n")
+
+
+def trees(depth: int = 2) -> st.SearchStrategy[BaseException]:
+    """Exceptions with notes, groups of them and SyntaxErrors, caused by such."""
+    text = st.text(max_size=20)
+    alone: st.SearchStrategy[BaseException] = st.one_of(
+        st.builds(ValueError, text),
+        st.builds(KeyError, text),
+        st.builds(SyntaxError, text, st.just(("orders.py", 3, 2, "  a = = b\n"))),
+    )
+    if depth:
+        alone |= st.builds(BaseExceptionGroup, text, st.lists(trees(depth - 1), min_size=1, max_size=3))
+    causes = st.none() | trees(depth - 1) if depth else st.none()
+    return st.builds(_caused, alone, st.lists(text, max_size=2), causes, st.booleans())
+
+
+def _caused(error: BaseException, notes: list[str], cause: BaseException | None, is_explicit: bool) -> BaseException:
+    for note in notes:
+        error.add_note(note)
+    if is_explicit:
+        error.__cause__ = cause
+    else:
+        error.__context__ = cause
+    return error
+
+
+@given(trees())
+def test_with_nothing_to_reduce_the_stack_is_pythons(error: BaseException) -> None:
+    """Of texts without validation errors not a character changes, wherever in a chain or group they are."""
+    try:
+        raise error
+    except BaseException as raised:  # noqa: BLE001 - whatever a task raises
+        found = capture_failure(str(raised))
+        expected = "".join(traceback.format_exception(raised))
+
+    assert found is not None
+    assert found.stacktrace == expected
+
+
+def test_a_syntax_errors_own_message_is_reduced() -> None:
+    """Python prints the ``msg`` of a SyntaxError, not its text, below the line of source."""
+    with pytest.raises(pydantic.ValidationError) as refused:
+        Order(card=CARD)  # type: ignore[arg-type]
+    error = SyntaxError(str(refused.value), ("orders.py", 3, 2, "a = = b"))
+    error.add_note("noted")
+
+    stack = failure(ExceptionGroup("several", [error])).stacktrace
+
+    assert CARD not in stack
+    assert '    |   File "orders.py", line 3\n    |     a = = b\n' in stack
+    assert "SyntaxError: 1 validation error for Order: card: int_parsing\n    | noted\n" in stack
+
+
+def test_notes_that_are_none_are_not_printed() -> None:
+    """Code may set anything as notes; what is no text may hold input, so that only its place is kept."""
+    error = ValueError("boom")
+    error.__notes__ = {"card": CARD}  # type: ignore[assignment]  # what the test is about
+
+    assert failure(error).stacktrace.endswith("ValueError: boom\n<note>\n")
