@@ -115,6 +115,16 @@ def uses_time_zones() -> bool:
     return not django_is_configured() or bool(django_settings().USE_TZ)
 
 
+def storage_in_use() -> Any:
+    """The storage that the host's helpers have made in this process; None if they have made none.
+
+    The host says so by a private name alone: ``get_pipeline_results_storage()``, its public way, makes the storage. A
+    register of our own would not do, as only the host knows which of several storages it hands out.
+    """
+    helpers = sys.modules.get("pipelines.results.helpers") if is_installed() else None
+    return getattr(helpers, "_storage", None)
+
+
 def at_celery_child_exit(callback: Callable[..., object]) -> None:
     """Have the callback called when a child of Celery's process pool ends: it leaves without running ``atexit``.
 

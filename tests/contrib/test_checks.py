@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from otel_storage.contrib.django import checks
+from otel_storage.contrib.django.checks.database import DEADLINE
 from otel_storage.results import clock
 from otel_storage.sql.database.schema import SCHEMA_VERSION
 from otel_storage.sql.storage import SqlPipelineStorage
@@ -306,7 +306,7 @@ def test_server_that_never_answers(checker: Checker) -> None:
         url = f"postgresql+psycopg://otel:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/runs?connect_timeout=100"
         message = only(checker([OTEL, {"url": url}], databases=["default"]))
     assert message["id"] == "otel_storage.W005"
-    assert f"no answer in {checks.DEADLINE:.0f} seconds" in message["msg"]
+    assert f"no answer in {DEADLINE:.0f} seconds" in message["msg"]
 
 
 # --- who sends ---
@@ -404,6 +404,29 @@ print(json.dumps([ids, len(made), storage.flush(20)]))
 def test_storage_in_use_is_left_alone(project: Project) -> None:
     """A process that has made its storage checks that one, and goes on with it."""
     assert project.python(IN_USE) == [[], 1, True]
+
+
+STORAGE_IN_USE = """
+import json
+from pipelines.results import helpers
+from otel_storage.results import host
+
+found = [host.storage_in_use() is None]
+storage = helpers.get_pipeline_results_storage()
+found.append(host.storage_in_use() is storage)
+helpers.reset_storage_object()
+found.append(host.storage_in_use() is None)
+print(json.dumps(found))
+"""
+
+
+def test_host_tells_the_storage_in_use(project: Project) -> None:
+    """The one private name of the host that we read still is where the host keeps its storage."""
+    assert project.python(STORAGE_IN_USE) == [True, True, True], (
+        "this version of django-pipelines keeps the storage that it has made elsewhere than in "
+        "pipelines.results.helpers._storage: correct otel_storage.results.host.storage_in_use(), or the checks make a "
+        "second storage in a process that has one"
+    )
 
 
 def test_check_of_other_apps(project: Project) -> None:

@@ -1,0 +1,117 @@
+"""The storage that is configured: its class, its arguments, and one to look at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from otel_storage.results import config, host
+
+if TYPE_CHECKING:
+    from otel_storage.results.base import PipelineStorage
+    from otel_storage.sql.database.engine import Database
+    from otel_storage.sql.storage import SqlPipelineStorage
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A storage of ours that is configured."""
+
+    cls: type[PipelineStorage]
+    kwargs: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """The dotted path of the class."""
+        return f"{self.cls.__module__}.{self.cls.__qualname__}"
+
+    @property
+    def makes_spans(self) -> bool:
+        """Whether the storage sends traces."""
+        from otel_storage.composite import OtelPipelineStorage
+
+        return issubclass(self.cls, OtelPipelineStorage)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments, with the defaults of those that are not given.
+
+        Raises:
+            TypeError: they are not what the class takes.
+        """
+        bound = inspect.signature(self.cls).bind(**self.kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+
+def configured() -> Setting | None:
+    """What is configured; None if it is somebody else's.
+
+    Raises:
+        Exception: it cannot be loaded.
+    """
+    cls, kwargs = config.configured_storage()
+    from otel_storage.composite import OtelPipelineStorage
+    from otel_storage.sql.storage import SqlPipelineStorage
+
+    return Setting(cls, kwargs) if issubclass(cls, (OtelPipelineStorage, SqlPipelineStorage)) else None
+
+
+@contextmanager
+def opened(setting: Setting) -> Iterator[PipelineStorage | None]:
+    """The storage of this process, else one for the while that sends nothing; None if none can be had so.
+
+    Raises:
+        ConfigurationError: it refuses its arguments.
+    """
+    used = host.storage_in_use()
+    if used is not None:
+        yield used if type(used) is setting.cls else None
+        return
+    kwargs = setting.kwargs
+    if setting.makes_spans:
+        is_safe = "delivery" in inspect.signature(setting.cls).parameters
+        # An instance is the project's: it must not be closed, nor be found in use by the storage that is made later.
+        if not is_safe or not (kwargs.get("storage") is None or is_spec(kwargs["storage"])):
+            yield None
+            return
+        # What is not one of the two names is left for the storage to refuse.
+        if setting.arguments["delivery"] == "thread":
+            kwargs = {**kwargs, "delivery": "external"}
+    storage = config.instantiate(setting.cls, kwargs, config.SETTING, setting.path)
+    try:
+        yield storage
+    finally:
+        storage.close()
+
+
+def records_of(storage: PipelineStorage) -> SqlPipelineStorage:
+    """The storage whose tables hold the records: :func:`configured` gives no storages but our two."""
+    records: Any = getattr(storage, "records", storage)
+    return cast("SqlPipelineStorage", records)
+
+
+def is_spec(value: object) -> bool:
+    """Whether the value names a storage, and is none itself."""
+    return isinstance(value, (str, tuple, list))
+
+
+def file_of(database: Database) -> Path | None:
+    """The database's file, where it is a SQLite file."""
+    url = database.engine.url
+    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return Path(str(url.database)) if is_file and not url.query.get("uri") else None
+
+
+def words_of(error: BaseException) -> str:
+    """What the error says, on one line and without secrets."""
+    from otel_storage.cli.text import one_line
+    from otel_storage.privacy.masking import scrub
+    from otel_storage.results.exceptions import OtelStorageError
+
+    words = str(error) if isinstance(error, OtelStorageError) else f"{type(error).__name__}: {error}"
+    return one_line(scrub(words))
