@@ -46,7 +46,7 @@ def django_settings() -> Any:
     return import_module("django.conf").settings
 
 
-def after_commit(records: object, work: Callable[[], None]) -> None:
+def after_commit(records: object, work: Callable[[], object]) -> None:
     """Do the work once what was done to the records is committed; never, if that is rolled back.
 
     At once, unless these are a model object or a query set of Django's, and their database is in a transaction

@@ -9,6 +9,7 @@ from typing import Any
 from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy, TaskResultCopy
 from otel_storage.results.clock import utc
 from otel_storage.results.model_objects import is_model_object
+from otel_storage.results.status import FINAL
 from otel_storage.watch.hooks import Noted
 
 
@@ -56,7 +57,7 @@ def read_change(noted: Noted, now: datetime) -> RecordChange:
     """The change that was noted: at the record's own time where that is clear, else ``now``."""
     record = noted.record
     started, completed = utc(record.get_started()), utc(record.get_completed())
-    is_final = noted.status.value != "RUNNING"
+    is_final = noted.status in FINAL
     return RecordChange(
         run_id=str(record.get_run_id()),
         kind=record.content_type_name,

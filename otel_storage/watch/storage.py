@@ -39,7 +39,8 @@ _MOST_PENDING = 1_000
 class StorageWatch:
     """Builds runs in a storage that is not ours, copies them, and tells the copies and a listener of their changes.
 
-    What goes wrong here fails no run: it is logged once per cause, and the run's spans are incomplete or missing.
+    An error here fails no run: it is logged once per cause, and the run's spans are incomplete or missing. Errors are
+    caught where others call in, and nowhere below: in the public methods, and in the work that a commit starts.
 
     Args:
         storage: The storage; its records stay as they are.
@@ -92,17 +93,17 @@ class StorageWatch:
         """Let the storage remove runs, and remove their copies."""
         removed: Sequence[str] = self.storage.cleanup(before=before)
         if removed:
-            self._guarded(self._remove_after_commit, removed)
+            self._guarded(self._remove_when_committed, removed)
         return removed
 
     def see(self, record: Any) -> None:
         """Hook the classes of records that were not there yet, where this one shows that there are such."""
         if not hooks.is_hooked(type(record)):
-            hooks.hook_known_classes(self._ours)
+            self._guarded(hooks.hook_known_classes, self._ours)
 
     def changed(self, record: Any, noted: Sequence[Noted]) -> None:
         """Apply what was noted to the copies, once it is committed."""
-        self._guarded(self._apply_after_commit, record, noted)
+        self._guarded(self._apply_when_committed, record, noted)
 
     def running(self, task_result: Any) -> None:
         """Give the user's code, which runs next, the context of its task."""
@@ -121,31 +122,43 @@ class StorageWatch:
         """Where people see the record's trace."""
         return self._guarded(self._of_trace, record, "trace_url")
 
-    def _remove_after_commit(self, run_ids: Sequence[str]) -> None:
-        # It tells which of Django's databases the records are in, where they are in one, and is not read.
+    def _when_committed(
+        self,
+        records: object,
+        work: Callable[Parameters, object],
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> None:
+        """Do the work, with a guard of its own: Django may do it later, in the commit of a user's transaction."""
+        host.after_commit(records, partial(self._guarded, work, *args, **kwargs))
+
+    def _remove_when_committed(self, run_ids: Sequence[str]) -> None:
+        # The query set tells which of Django's databases the records are in, if any; no query is made.
         executions = self.storage.get_pipeline_executions()
-        host.after_commit(executions, partial(self._on_copies, self._copies.remove, run_ids))
+        self._when_committed(executions, self._on_copies, self._copies.remove, run_ids)
 
     def _copy(self, execution: Any, trace: dict[str, Any], created: datetime) -> None:
         run = read_run(execution, trace, created)
         while len(self._pending) >= _MOST_PENDING:
-            # Of transactions that were rolled back nobody tells.
+            # Django does not tell of a transaction that was rolled back.
             self._pending.pop(next(iter(self._pending)), None)
         self._pending[run.run_id] = bool(trace.get("sampled"))
-        host.after_commit(execution, partial(self._keep, run))
+        self._when_committed(execution, self._keep, run)
         if self.listener is not None:
             self.listener.run_built(run.run_id, run.id, trace)
         status = as_status(execution.get_status())
         if status is not PipelineTaskStatus.PENDING:
-            self._apply_after_commit(execution, [Noted(execution, status, BADLY_CONFIGURED)])
+            self._apply_when_committed(execution, [Noted(execution, status, BADLY_CONFIGURED)])
 
     def _keep(self, run: RunCopy) -> None:
-        self._on_copies(self._copies.add, run)
-        self._pending.pop(run.run_id, None)
+        try:
+            self._on_copies(self._copies.add, run)
+        finally:
+            self._pending.pop(run.run_id, None)
 
-    def _apply_after_commit(self, record: Any, noted: Sequence[Noted]) -> None:
+    def _apply_when_committed(self, record: Any, noted: Sequence[Noted]) -> None:
         now = self._clock()
-        host.after_commit(record, partial(self._apply, [read_change(each, now) for each in noted]))
+        self._when_committed(record, self._apply, [read_change(each, now) for each in noted])
 
     def _apply(self, changes: Sequence[RecordChange]) -> None:
         if self._on_copies(self._copies.apply, changes) and self.listener is not None:
@@ -171,17 +184,22 @@ class StorageWatch:
     def _on_copies(
         self, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result | None:
-        """Do the work, unless the copies took long to fail a moment ago: no run waits for them again and again."""
+        """Do the work; None, and a failure, if the copies failed slowly a moment ago: no run waits again and again.
+
+        Raises:
+            Exception: what the work raised; the caller has the guard.
+        """
         began = time.monotonic()
         if began < self._resume_at:
             self._guarded.failures += 1
             return None
-        failures = self._guarded.failures
-        result = self._guarded(work, *args, **kwargs)
-        if self._guarded.failures > failures and time.monotonic() - began > SLOW_FAILURE:
-            self._resume_at = time.monotonic() + PAUSE
-            logger.warning("the database of wrapped runs' telemetry is left alone for %.0f seconds", PAUSE)
-        return result
+        try:
+            return work(*args, **kwargs)
+        except Exception:
+            if time.monotonic() - began > SLOW_FAILURE:
+                self._resume_at = time.monotonic() + PAUSE
+                logger.warning("the database of wrapped runs' telemetry is left alone for %.0f seconds", PAUSE)
+            raise
 
 
 class _NullReporter:

@@ -128,6 +128,24 @@ print(json.dumps(found))
     }
 
 
+def test_copies_that_fail_do_not_fail_the_commit(tmp_path: Path) -> None:
+    """What is written to the copies by the commit of a user's transaction fails in it, once, and the commit stands."""
+    script = """
+from sqlalchemy import text
+
+run(str(uuid.uuid4()))
+storage.records.database.write(
+    lambda connection: connection.execute(text("ALTER TABLE otel_storage_pipeline_execution RENAME TO gone"))
+)
+with transaction.atomic():
+    build(run_id)
+    before = storage._watch._guarded.failures
+after = storage._watch._guarded.failures
+print(json.dumps([OrmPipelineExecution.objects.filter(run_id=run_id).count(), before, after, storage._watch._pending]))
+"""
+    assert run_site(script, tmp_path) == [1, 0, 1, {}]
+
+
 def test_what_could_not_be_saved_is_not_told(tmp_path: Path) -> None:
     """A report whose save fails changes no span: what the storage stores afterwards is what is told."""
     script = """

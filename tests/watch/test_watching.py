@@ -15,7 +15,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.base import TaskResult
@@ -487,6 +487,51 @@ def test_copies_that_cannot_be_written(
     assert len(said) == len({record.exc_text or record.getMessage() for record in caplog.records})
     assert storage._watch is not None
     assert storage._watch._guarded.failures > 3
+
+
+def _build(storage: OtelPipelineStorage, execution: Any) -> None:
+    build(storage)
+
+
+def _report(storage: OtelPipelineStorage, execution: Any) -> None:
+    task_results(execution)[0].report_status_change(RecordingReporter(), DONE)
+
+
+def _save(storage: OtelPipelineStorage, execution: Any) -> None:
+    execution.status = RUNNING
+    execution.save()
+
+
+def _clean_up(storage: OtelPipelineStorage, execution: Any) -> None:
+    assert list(storage.cleanup()) == [execution.get_run_id()]
+
+
+def _run_of_another_process(storage: OtelPipelineStorage, execution: Any) -> None:
+    execution.run_id = new_run_id()
+    assert execution.get_trace_id() is None
+
+
+@pytest.mark.parametrize("use", [_build, _report, _save, _clean_up, _run_of_another_process])
+def test_one_failure_is_counted_and_logged_once(
+    use: Callable[[OtelPipelineStorage, Any], None], open_storage: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever way the copies' database is come to, one error is one failure and one line, and goes no further."""
+    storage = open_storage()
+    execution = build(storage)
+    assert storage._watch is not None
+    assert storage._watch._guarded.failures == 0
+    storage.records.database.write(
+        lambda connection: [
+            connection.execute(text(f"ALTER TABLE {table} RENAME TO {table}_gone"))
+            for table in (schema.pipeline_execution.name, schema.task_result.name)
+        ]
+    )
+
+    with caplog.at_level(logging.WARNING, logger="otel_storage"):
+        use(storage, execution)
+
+    assert storage._watch._guarded.failures == 1
+    assert [record.getMessage() for record in caplog.records] == ["a run goes on without part of its telemetry"]
 
 
 def test_copies_that_fail_slowly_are_left_alone(
