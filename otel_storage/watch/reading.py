@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy, TaskResultCopy
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results.clock import utc
 from otel_storage.results.model_objects import is_model_object
 from otel_storage.results.status import FINAL
@@ -41,7 +42,8 @@ def read_run(execution: Any, trace: dict[str, Any], created: datetime) -> RunCop
             task_executions=[task_execution(child) for child in record.get_task_executions()],
         )
 
-    is_sampled = bool(trace.get("sampled"))
+    # A run that is not sampled has no spans, so nothing below its execution is copied.
+    children = execution.get_pipeline_results() if is_sampled(trace) else ()
     return RunCopy(
         id=_id(execution),
         run_id=str(execution.get_run_id()),
@@ -49,7 +51,7 @@ def read_run(execution: Any, trace: dict[str, Any], created: datetime) -> RunCop
         created=created,
         trace=trace,
         input_data=execution.get_input_data() if "input_data" in capture else None,
-        pipeline_results=[pipeline_result(child) for child in execution.get_pipeline_results()] if is_sampled else [],
+        pipeline_results=[pipeline_result(child) for child in children],
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from otel_storage.ports.copies import RecordChange, RunCopies, RunCopy
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results import host
 from otel_storage.results.base import BADLY_CONFIGURED, PipelineStorage
 from otel_storage.results.status import PipelineTaskStatus, as_status
@@ -142,7 +143,7 @@ class StorageWatch:
         while len(self._pending) >= _MOST_PENDING:
             # Django does not tell of a transaction that was rolled back.
             self._pending.pop(next(iter(self._pending)), None)
-        self._pending[run.run_id] = bool(trace.get("sampled"))
+        self._pending[run.run_id] = is_sampled(trace)
         self._when_committed(execution, self._keep, run)
         if self.listener is not None:
             self.listener.run_built(run.run_id, run.id, trace)

@@ -13,6 +13,7 @@ from typing import Any
 
 from otel_storage.ports.outcomes import outcome
 from otel_storage.ports.totals import BOUNDS, BOUNDS_VERSION, EMPTY, TracedRun
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database.values import load_json
 
@@ -156,7 +157,7 @@ def later(one: datetime | None, other: datetime | None) -> datetime | None:
 
 @lru_cache(maxsize=256)
 def _is_sampled(trace: str | None) -> bool:
-    return bool((load_json(trace) or {}).get("sampled"))
+    return is_sampled(load_json(trace))
 
 
 def _microseconds(time: timedelta) -> int:

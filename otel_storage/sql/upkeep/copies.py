@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, func, insert, select
 
 from otel_storage.ports.copies import PipelineResultCopy, RecordChange, RunCopy, TaskExecutionCopy
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results.kinds import PIPELINE_EXECUTION
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.runtime.chunks import chunks
@@ -63,18 +64,18 @@ class SqlCopies:
             InvalidInput: something in it cannot be stored.
         """
         execution = _execution_row(run)
-        is_sampled = bool(run.trace.get("sampled"))
+        sampled = is_sampled(run.trace)
 
         def work(connection: Connection) -> int:
             insert_rows(connection, schema.pipeline_execution, [execution])
             # A run that is not sampled has no spans, so nothing below it is looked for.
-            if is_sampled:
+            if sampled:
                 _insert_children(connection, run, execution["id"])
                 row = reference(PIPELINE_EXECUTION, execution["id"], execution["id"], run.created, due=False)
                 connection.execute(insert(schema.outbox).inline(), row)
             return int(execution["id"])
 
-        self._remember(run.run_id, _Run(self._database.write(work), is_sampled))
+        self._remember(run.run_id, _Run(self._database.write(work), sampled))
 
     def apply(self, changes: Sequence[RecordChange]) -> bool:
         """Apply the changes that advance the copies, in one transaction."""
@@ -119,7 +120,7 @@ class SqlCopies:
             row = connection.execute(statement).first()
         if row is None:
             return None
-        return self._remember(run_id, _Run(row.id, bool((load_json(row.trace) or {}).get("sampled"))))
+        return self._remember(run_id, _Run(row.id, is_sampled(load_json(row.trace))))
 
     def _remember(self, run_id: str, run: _Run) -> _Run:
         # Threads may do it side by side: at worst one is forgotten too early, and looked up again.

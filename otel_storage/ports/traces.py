@@ -1,0 +1,11 @@
+"""What a run stores about its trace: decided by the telemetry, kept by a storage as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_sampled(trace: Mapping[str, Any] | None) -> bool:
+    """Whether spans are made of the run; a run that was built without telemetry has no ``trace``."""
+    return trace is not None and bool(trace.get("sampled"))
