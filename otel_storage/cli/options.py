@@ -193,14 +193,10 @@ def quiet_logs() -> None:
 
 def _refuse_missing_file(records: SqlPipelineStorage) -> None:
     """Looking for runs must not leave an empty database behind."""
-    from sqlalchemy import make_url
-
-    url = make_url(records.url)
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or url.query.get("uri"):
-        return
-    if not Path(url.database).exists():
+    file = records.database.file
+    if file is not None and not file.exists():
         raise DatabaseUnavailable(
-            f"there is no database at {url.database}; it is made with the first run (otel-storage demo makes three), "
+            f"there is no database at {file}; it is made with the first run (otel-storage demo makes three), "
             "or name another one with --url"
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL, Engine, func, select, union_all
 from sqlalchemy.exc import DBAPIError
 
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results import clock as clocks
 from otel_storage.results.base import PipelineDigest, PipelineStorage
 from otel_storage.results.exceptions import DatabaseUnavailable
@@ -109,7 +110,7 @@ class SqlPipelineStorage(PipelineStorage):
         plan = building.plan(pipeline, run_id, runner, reporter, input_data, bool(build_all), self.clock())
         run_id, pipeline_id = plan.execution["run_id"], plan.execution["pipeline_id"]
         trace = self.listener.run_building(run_id, pipeline_id) if self.listener is not None else None
-        is_traced = trace is not None and bool(trace.get("sampled"))
+        is_traced = is_sampled(trace)
         rows = building.store(self.database, plan, None if trace is None else json.dumps(trace), is_traced=is_traced)
         if self.listener is not None and trace is not None:
             self.listener.run_built(run_id, rows.executions[0]["id"], trace)

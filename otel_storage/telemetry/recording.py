@@ -14,6 +14,7 @@ from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import SpanContext, Status, StatusCode
 from opentelemetry.util import types
 
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results.base import PipelineStorageObject
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.runtime.guard import Guard
@@ -62,7 +63,7 @@ class Recording:
 
     def run_built(self, run_id: str, execution_id: int, trace_: dict[str, Any]) -> None:
         """Link the span that is current to the run's root."""
-        if trace_.get("sampled"):
+        if is_sampled(trace_):
             self._guarded(_link, run_id, execution_id)
 
     def running(self, task_result: PipelineStorageObject, sampled: bool) -> None:

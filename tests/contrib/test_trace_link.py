@@ -86,7 +86,7 @@ def test_link_to_the_trace(use_tz: bool, project: Project) -> None:
     assert unescape(href) == f"http://jaeger:16686/trace/{RUN_ID.replace('-', '')}?from=pipelines&run={RUN_ID}"
     assert 'rel="noopener"' in attributes
     [statement] = answered["statements"]
-    assert "WHERE otel_storage_pipeline_execution.run_id = ?" in statement
+    assert "WHERE otel_storage_pipeline_execution.run_id = :" in statement
     assert answered["logged"] == []
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
 
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL
 from otel_storage.sql.database import schema
@@ -130,7 +131,7 @@ class Replay:
     def run(self) -> Iterator[ReplayReport]:
         """Put them back; gives the report after each transaction, so that it can be stopped after any."""
         for page in self._pages():
-            traced = [row for row in page if (load_json(row.trace) or {}).get("sampled")]
+            traced = [row for row in page if is_sampled(load_json(row.trace))]
             self.report.untraced += len(page) - len(traced)
             for batch in _batches(traced):
                 for put in self._put_batch(batch):

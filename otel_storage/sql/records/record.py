@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sqlalchemy import Table
 
+from otel_storage.ports.traces import is_sampled
 from otel_storage.results import host
 from otel_storage.results.base import (
     PipelineStorageObject,
@@ -152,7 +153,7 @@ class SqlRecord(PipelineStorageObject):
     def is_traced(self) -> bool:
         """Whether the run was built with telemetry, and sampled."""
         if self.execution.is_run_traced is None:
-            self.execution.is_run_traced = bool((self.trace or {}).get("sampled"))
+            self.execution.is_run_traced = is_sampled(self.trace)
         return self.execution.is_run_traced
 
     @property

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, func, select, update
 
 from otel_storage.ports.outcomes import MESSAGE_LENGTH, OUTCOMES
 from otel_storage.results.status import FINAL
 from otel_storage.runtime.chunks import chunks
-from otel_storage.sql.database import mariadb, schema
+from otel_storage.sql.database import schema
+from otel_storage.sql.database.mariadb import by_index
+from otel_storage.sql.database.policies import policy_of
 from otel_storage.sql.totals import reading
 from otel_storage.sql.totals.additions import NOTHING, Addition, Additions, Key, added, key_of_run
 
@@ -193,10 +194,7 @@ def _uncounted(table: Table) -> Select[Any]:
     # In the order of the index for it, so that no engine takes another index.
     statement = select(table.c.id, table.c.completed).where(is_uncounted(table))
     statement = statement.order_by(table.c.counted, table.c.completed)
-    for name in mariadb.NAMES:
-        # MariaDB locks all that it reads of an index.
-        statement = statement.with_hint(table, f"FORCE INDEX (ix_{table.name}_uncounted)", dialect_name=name)
-    return statement
+    return by_index(statement, table, f"ix_{table.name}_uncounted")
 
 
 def _missing(connection: Connection, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -230,14 +228,7 @@ def _insert(connection: Connection, keys: Sequence[Key], now: datetime) -> None:
     if not rows:
         return
     # Another process may make the same totals just now.
-    statement: Any
-    if connection.dialect.name == "postgresql":
-        statement = postgresql.insert(_total).on_conflict_do_nothing()
-    elif connection.dialect.name == "sqlite":
-        statement = sqlite.insert(_total).on_conflict_do_nothing()
-    else:
-        statement = insert(_total).prefix_with("IGNORE")
-    connection.execute(statement.inline(), rows)
+    connection.execute(policy_of(connection).insert_unless_there(_total).inline(), rows)
 
 
 def _ids(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:

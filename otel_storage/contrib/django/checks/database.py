@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from django.core.checks import CheckMessage, Warning
 
-from otel_storage.contrib.django.checks.storage import Setting, file_of, words_of
+from otel_storage.contrib.django.checks.storage import Setting, words_of
 from otel_storage.results import config
 from otel_storage.results.exceptions import DatabaseUnavailable
 
@@ -30,13 +30,13 @@ WATCHING_UNTIL = timedelta(minutes=5)
 
 def database_messages(records: SqlPipelineStorage, setting: Setting) -> Sequence[CheckMessage]:
     """Whether the database can be used, has our schema, and is watched where another process is to send."""
-    file = file_of(records.database)
+    file = records.database.file
     if file is not None and not file.exists():
         # It is made with the first run.
         problem = _problem_of_folder(file.parent)
         return [_unreachable(problem)] if problem else [*_watching_warning(None, records, setting)]
     if file is None:
-        if records.database.dialect == "sqlite":
+        if not records.database.policy.is_server:
             return []  # in memory, or an address that only SQLite understands
         return [*_reachable_messages(records.database, records, setting)]
     if not os.access(file, os.W_OK):
@@ -97,7 +97,7 @@ def _schema_message(version: str | None, expected: str, records: SqlPipelineStor
             hint="Run: pip install --upgrade otel-storage",
             id="otel_storage.W007",
         )
-    if records.database.dialect == "sqlite":
+    if records.database.policy.upgrades_itself:
         return None  # brought up with the first use
     state = "has no schema yet" if version is None else f"has a schema of version {version}, older than {expected}"
     return Warning(

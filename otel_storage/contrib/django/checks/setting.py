@@ -11,7 +11,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import ERROR, CheckMessage, Error, Info, Warning
 
-from otel_storage.contrib.django.checks.storage import Setting, file_of, is_spec, opened, words_of
+from otel_storage.contrib.django.checks.storage import Setting, is_spec, opened, words_of
 from otel_storage.results import config
 from otel_storage.results.exceptions import ConfigurationError
 
@@ -87,7 +87,7 @@ def _urls(arguments: dict[str, Any]) -> list[Any]:
 
 
 def _sharing_warning(database: Database) -> Iterator[CheckMessage]:
-    file = file_of(database)
+    file = database.file
     if file is None:
         return
     for alias, django_database in settings.DATABASES.items():

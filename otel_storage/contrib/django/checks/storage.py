@@ -6,14 +6,12 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from otel_storage.results import config, host
 
 if TYPE_CHECKING:
     from otel_storage.results.base import PipelineStorage
-    from otel_storage.sql.database.engine import Database
     from otel_storage.sql.storage import SqlPipelineStorage
 
 
@@ -98,13 +96,6 @@ def records_of(storage: PipelineStorage) -> SqlPipelineStorage:
 def is_spec(value: object) -> bool:
     """Whether the value names a storage, and is none itself."""
     return isinstance(value, (str, tuple, list))
-
-
-def file_of(database: Database) -> Path | None:
-    """The database's file, where it is a SQLite file."""
-    url = database.engine.url
-    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-    return Path(str(url.database)) if is_file and not url.query.get("uri") else None
 
 
 def words_of(error: BaseException) -> str:
