@@ -19,8 +19,8 @@ from otel_storage.ports.totals import MOST_SERIES, Histogram
 from otel_storage.results import clock
 
 if TYPE_CHECKING:
-    from otel_storage.metrics.families import FamilyPoints
     from otel_storage.metrics.otlp import Pusher
+    from otel_storage.metrics.points import FamilyPoints
     from otel_storage.metrics.reading import Reader
     from otel_storage.sql.storage import SqlPipelineStorage
 
@@ -235,7 +235,7 @@ def _print_once(reader: Reader, output: Output) -> None:
 
 
 def _as_json(one: FamilyPoints) -> dict[str, Any]:
-    from otel_storage.metrics.families import sorted_points
+    from otel_storage.metrics.points import sorted_points
 
     return {
         "name": one.family.name,

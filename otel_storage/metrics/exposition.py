@@ -15,15 +15,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from otel_storage.metrics.families import (
-    Attributes,
-    Exemplar,
-    Family,
-    FamilyPoints,
-    Kind,
-    Point,
-    sorted_points,
-)
+from otel_storage.metrics.families import Family, Kind
+from otel_storage.metrics.points import Attributes, Exemplar, FamilyPoints, Point, sorted_points
 from otel_storage.metrics.troubles import Troubles
 from otel_storage.ports.totals import BOUNDS, Histogram
 from otel_storage.results.exceptions import ConfigurationError

@@ -24,7 +24,8 @@ from opentelemetry.sdk.metrics.export import Histogram as SdkHistogram
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_storage.metrics.families import Attributes, Exemplar, FamilyPoints, Kind, Point, sorted_points
+from otel_storage.metrics.families import Kind
+from otel_storage.metrics.points import Attributes, Exemplar, FamilyPoints, Point, sorted_points
 from otel_storage.metrics.troubles import Troubles
 from otel_storage.ports.totals import BOUNDS, Histogram
 from otel_storage.privacy.secrets import explain, one_line

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from otel_storage.metrics.families import FamilyPoints, families
+from otel_storage.metrics.points import FamilyPoints, families
 from otel_storage.ports.totals import MOST_SERIES, Figures, Totals
 from otel_storage.results import host
 from otel_storage.results.exceptions import OtelStorageError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otel_storage.composite import OtelPipelineStorage
-from otel_storage.metrics.families import FamilyPoints
+from otel_storage.metrics.points import FamilyPoints
 from otel_storage.metrics.reading import Reader
 from otel_storage.results.base import PipelineExecution
 from otel_storage.results.status import PipelineTaskStatus as Status

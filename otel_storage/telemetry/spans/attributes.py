@@ -8,18 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from opentelemetry.semconv._incubating.attributes.cicd_attributes import (
-    CICD_PIPELINE_ACTION_NAME,
-    CICD_PIPELINE_NAME,
-    CICD_PIPELINE_RESULT,
-    CICD_PIPELINE_RUN_ID,
-    CICD_PIPELINE_RUN_URL_FULL,
-    CICD_PIPELINE_TASK_NAME,
-    CICD_PIPELINE_TASK_RUN_ID,
-    CICD_PIPELINE_TASK_RUN_RESULT,
-    CicdPipelineActionNameValues,
-    CicdPipelineResultValues,
-)
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_MESSAGE,
@@ -40,6 +28,18 @@ from otel_storage.privacy.masking import as_json
 from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.model_objects import is_model_object
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus
+from otel_storage.telemetry.semconv import (
+    CICD_PIPELINE_ACTION_NAME,
+    CICD_PIPELINE_NAME,
+    CICD_PIPELINE_RESULT,
+    CICD_PIPELINE_RUN_ID,
+    CICD_PIPELINE_RUN_URL_FULL,
+    CICD_PIPELINE_TASK_NAME,
+    CICD_PIPELINE_TASK_RUN_ID,
+    CICD_PIPELINE_TASK_RUN_RESULT,
+    CicdPipelineActionNameValues,
+    CicdPipelineResultValues,
+)
 from otel_storage.telemetry.spans.run_trace import AttributeValue, RunTrace
 
 __all__ = ["EXCEPTION_MESSAGE", "EXCEPTION_STACKTRACE", "EXCEPTION_TYPE"]
