@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
 from otel_storage.cli import text
+from otel_storage.ports.extents import Extent, extent
 from otel_storage.ports.snapshots import Failure
 from otel_storage.results.base import PipelineExecution, PipelineStorageObject
-from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
-from otel_storage.results.status import FINAL
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.sql.database import schema
 
 if TYPE_CHECKING:
     from otel_storage.sql.storage import SqlPipelineStorage
-
-_WORST_FIRST = (
-    Status.RUNTIME_ERROR,
-    Status.VALIDATION_ERROR,
-    Status.CONFIG_ERROR,
-    Status.CANCELLED,
-    Status.DONE,
-)
 
 _CHILDREN_KEY = {
     PIPELINE_EXECUTION: "pipeline_results",
@@ -56,19 +47,31 @@ class Node:
     facts: dict[str, Any] = field(default_factory=dict)
     """What the kind of record has beside its state, as JSON shows it."""
     children: list[Node] = field(default_factory=list)
-    outcome: Status = Status.PENDING
-    """What it counts as: a task whose results are all final is final, though the eager runner never says so."""
-    start: datetime | None = None
-    """The earliest time of its own and of those below; None if it was never started nor ended."""
-    end: datetime | None = None
-    """The latest time; None while something of it is still to come."""
-    ran: bool = False
+    extent: Extent = field(init=False)
+    """What it comes to with those below it."""
+    ran: bool = field(init=False)
     """Whether it was started, or something below it."""
 
+    def __post_init__(self) -> None:
+        """Add up the nodes below."""
+        below = [child.extent for child in self.children]
+        self.extent = extent(self.kind, self.status, self.started, self.completed, below)
+        self.ran = self.started is not None or any(child.ran for child in self.children)
+
     @property
-    def span(self) -> timedelta | None:
-        """end - start; None while one of them is missing."""
-        return None if self.start is None or self.end is None else self.end - self.start
+    def outcome(self) -> Status:
+        """What it counts as: a task whose results are all final is final, though the eager runner never says so."""
+        return self.extent.outcome
+
+    @property
+    def start(self) -> datetime | None:
+        """The earliest time of its own and of those below; None if it was never started nor ended."""
+        return self.extent.start
+
+    @property
+    def end(self) -> datetime | None:
+        """The latest time; None while something of it is still to come."""
+        return None if self.extent.is_open else self.extent.end
 
 
 def read_run(storage: SqlPipelineStorage, execution: PipelineExecution) -> Node:
@@ -130,7 +133,7 @@ def as_json(node: Node) -> dict[str, Any]:
         "completed": text.iso(node.completed),
         "start": text.iso(node.start),
         "end": text.iso(node.end),
-        "duration": text.seconds(node.span),
+        "duration": text.seconds(None if node.start is None or node.end is None else node.end - node.start),
         "message": node.message,
         "exception": None if node.failure is None else asdict(node.failure),
     }
@@ -140,7 +143,7 @@ def as_json(node: Node) -> dict[str, Any]:
 
 
 def _node(record: PipelineStorageObject, name: str, children: list[Node], **facts: Any) -> Node:
-    node = Node(
+    return Node(
         kind=record.content_type_name,
         # Of a copy, the id in the storage it is a copy from, as spans have it.
         id=getattr(record, "source_id", record.get_id()),
@@ -153,34 +156,6 @@ def _node(record: PipelineStorageObject, name: str, children: list[Node], **fact
         facts=facts,
         children=children,
     )
-    return completed(node)
-
-
-def completed(node: Node) -> Node:
-    """The node, with what follows from its own state and from the nodes below it."""
-    children = node.children
-    node.outcome = _outcome(node.status, children)
-    node.ran = node.started is not None or any(child.ran for child in children)
-    node.start = min(_times(node.started, node.completed, *(child.start for child in children)), default=None)
-    if node.outcome in FINAL and not any(_is_open(child) for child in children):
-        node.end = max(_times(node.started, node.completed, *(child.end for child in children)), default=None)
-    return node
-
-
-def _outcome(status: Status, children: list[Node]) -> Status:
-    below = {child.outcome for child in children}
-    # Only a task's results decide for it; the levels above may get more to do after their parts are final.
-    if status in FINAL or not below or not below <= FINAL or children[0].kind != TASK_RESULT:
-        return status
-    return next(outcome for outcome in _WORST_FIRST if outcome in below)
-
-
-def _is_open(node: Node) -> bool:
-    return node.start is not None and node.end is None
-
-
-def _times(*moments: datetime | None) -> Iterable[datetime]:
-    return (moment for moment in moments if moment is not None)
 
 
 def _failures(storage: SqlPipelineStorage, execution: PipelineExecution) -> dict[int, Failure]:

@@ -6,7 +6,6 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from otel_storage.cli import run_tree
 from otel_storage.cli.run_tree import Node
 from otel_storage.results.status import PipelineTaskStatus as Status
 
@@ -32,7 +31,7 @@ def node(
     **facts: Any,
 ) -> Node:
     """A record; times are seconds after the run's start."""
-    made = Node(
+    return Node(
         kind=kind,
         id=next(_ids),
         name=name,
@@ -44,7 +43,6 @@ def node(
         facts=facts,
         children=list(children),
     )
-    return run_tree.completed(made)
 
 
 def result(name: str, status: Status, started: float | None = None, completed: float | None = None, **kw: Any) -> Node:

@@ -1,13 +1,13 @@
 """When the three parent levels of a run may leave, and what their spans are made from.
 
-The rule is that of :meth:`otel_storage.ports.outbox.Outbox.claim_runs`. A task execution whose results are all final
-counts as final, as they do: the host's eager runner never reports a successful one.
+When they may leave, :meth:`otel_storage.ports.outbox.Outbox.claim_runs` says; what they are made from,
+:func:`otel_storage.ports.extents.extent`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -15,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, and_, case, func, select, update
 
+from otel_storage.ports.extents import Extent, extent
 from otel_storage.ports.outbox import Settling
-from otel_storage.results.kinds import TASK_RESULT
+from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.prepared import Prepared, parameter
@@ -34,59 +35,48 @@ class Hold:
 
 
 @dataclass(slots=True)
-class _Bounds:
-    """The earliest and the latest of some times."""
-
-    start: datetime | None = None
-    end: datetime | None = None
-
-    def include(self, start: datetime | None, end: datetime | None) -> None:
-        if start is not None and (self.start is None or start < self.start):
-            self.start = start
-        if end is not None and (self.end is None or end > self.end):
-            self.end = end
-
-
-@dataclass(slots=True, kw_only=True)
-class _Level(_Bounds):
-    """A record with what its span is made from; the bounds grow by those of its children."""
+class _Level:
+    """A record of one of the three parent levels."""
 
     id: int
     parent: int
     status: PipelineTaskStatus
-    outcome: PipelineTaskStatus | None
+    started: datetime | None
+    completed: datetime | None
+    extent: Extent = field(init=False)
+    """What its span is made from, once that has been found."""
+
+    def complete(self, kind: str, below: Collection[Extent]) -> Extent:
+        self.extent = found = extent(kind, self.status, self.started, self.completed, below)
+        return found
 
 
-@dataclass(slots=True, kw_only=True)
-class _Results(_Bounds):
-    """The task results of one task execution, by status; the bounds are those of the final ones."""
+@dataclass(slots=True)
+class _Results:
+    """The task results of one run."""
 
-    counts: dict[PipelineTaskStatus, int] = field(default_factory=dict)
+    numbers: dict[PipelineTaskStatus, int] = field(default_factory=lambda: defaultdict(int))
+    extents: dict[int, list[Extent]] = field(default_factory=lambda: defaultdict(list))
+    """What they come to, by task execution: one extent for each status."""
+    last_change: datetime | None = None
 
 
 @dataclass(slots=True)
 class _Run:
     execution: _Level
-    pipeline_results: dict[int, _Level]
-    task_executions: dict[int, _Level]
-    results: dict[int, _Results]
+    pipeline_results: list[_Level]
+    task_executions: list[_Level]
+    results: _Results
     last_change: datetime
 
     def complete(self) -> None:
-        """Take the bounds from the bottom up, and for a task execution the outcome of its results."""
-        for level in self.task_executions.values():
-            results = self.results.get(level.id)
-            if results is not None:
-                level.include(results.start, results.end)
-                if level.outcome is None and results.counts.keys() <= FINAL:
-                    level.outcome = next(status for status in _WORST_FIRST if status in results.counts)
-            if level.end is not None:
-                self.pipeline_results[level.parent].include(level.start, level.end)
-        for level in self.pipeline_results.values():
-            self.execution.include(level.start, level.end)
-
-    def number_of(self, status: PipelineTaskStatus) -> int:
-        return sum(results.counts.get(status, 0) for results in self.results.values())
+        """Find what the spans of the levels are made from, from the bottom up."""
+        below: dict[int, list[Extent]] = {level.id: [] for level in self.pipeline_results}
+        results = self.results.extents
+        for level in self.task_executions:
+            below[level.parent].append(level.complete(TASK_EXECUTION, results.get(level.id, ())))
+        extents = [level.complete(PIPELINE_RESULT, below[level.id]) for level in self.pipeline_results]
+        self.execution.complete(PIPELINE_EXECUTION, extents)
 
 
 def settle(connection: Connection, execution_ids: Sequence[int], rule: Settling, now: datetime) -> dict[int, Hold]:
@@ -117,10 +107,10 @@ def _unsettled(connection: Connection, execution_ids: Sequence[int], *, locked: 
 
 def _hold(run: _Run, rule: Settling, now: datetime) -> Hold | None:
     quiet = now - run.last_change
-    running = run.number_of(PipelineTaskStatus.RUNNING)
-    pending = run.number_of(PipelineTaskStatus.PENDING)
+    running = run.results.numbers[PipelineTaskStatus.RUNNING]
+    pending = run.results.numbers[PipelineTaskStatus.PENDING]
     # Their own final report comes just after that of their last task result.
-    unfinished = sum(level.status is PipelineTaskStatus.RUNNING for level in run.pipeline_results.values())
+    unfinished = sum(level.status is PipelineTaskStatus.RUNNING for level in run.pipeline_results)
     if running and quiet < rule.after:
         until, reason = run.last_change + rule.after, f"{running} task results are RUNNING"
     elif running or quiet >= rule.quiet:
@@ -139,17 +129,17 @@ def _read(connection: Connection, execution_ids: Sequence[int]) -> list[_Run]:
     executions = _levels(connection, schema.pipeline_execution, "id", execution_ids)
     pipeline_results = _levels(connection, schema.pipeline_result, "execution_id", execution_ids)
     task_executions = _levels(connection, schema.task_execution, "pipeline_result_id", execution_ids)
-    results, changes = _results(connection, execution_ids)
+    results = _results(connection, execution_ids)
     runs = []
-    for id_, [(_, execution, changed)] in executions.items():
+    for id_, [(execution, changed)] in executions.items():
         below = pipeline_results.get(id_, []), task_executions.get(id_, [])
         runs.append(
             _Run(
                 execution=execution,
-                pipeline_results={level.id: level for _, level, _ in below[0]},
-                task_executions={level.id: level for _, level, _ in below[1]},
-                results=results.get(id_, {}),
-                last_change=max(changed, *(at for rows in below for _, _, at in rows), changes.get(id_, changed)),
+                pipeline_results=[level for level, _ in below[0]],
+                task_executions=[level for level, _ in below[1]],
+                results=results[id_],
+                last_change=_latest(changed, *(at for rows in below for _, at in rows), results[id_].last_change),
             )
         )
     return runs
@@ -157,8 +147,8 @@ def _read(connection: Connection, execution_ids: Sequence[int]) -> list[_Run]:
 
 def _levels(
     connection: Connection, table: Any, parent: str, execution_ids: Sequence[int]
-) -> dict[int, list[tuple[int, _Level, datetime]]]:
-    """The parents of one kind, by execution: with their own bounds, and when each changed last."""
+) -> dict[int, list[tuple[_Level, datetime]]]:
+    """The parents of one kind, by execution, and when each changed last."""
     run = table.c.id if table is schema.pipeline_execution else table.c.execution_id
     columns = (table.c.id, run.label("run"), table.c[parent].label("parent"))
     statement = select(*columns, table.c.status, table.c.created, table.c.started, table.c.completed).where(
@@ -166,19 +156,13 @@ def _levels(
     )
     found = defaultdict(list)
     for id_, run_id, parent_id, status, created, started, completed in connection.execute(statement).all():
-        is_final = status in FINAL
-        outcome = status if is_final else None
-        level = _Level(id=id_, parent=parent_id, status=status, outcome=outcome, start=started, end=started)
-        if is_final:
-            level.include(completed, completed)
-        found[run_id].append((id_, level, _latest(created, started, completed)))
+        level = _Level(id_, parent_id, status, started, completed)
+        found[run_id].append((level, _latest(created, started, completed)))
     return found
 
 
-def _results(
-    connection: Connection, execution_ids: Sequence[int]
-) -> tuple[dict[int, dict[int, _Results]], dict[int, datetime]]:
-    """The task results, counted and bounded in one query, so that its figures belong together."""
+def _results(connection: Connection, execution_ids: Sequence[int]) -> dict[int, _Results]:
+    """The task results by run, counted and bounded in one query, so that its figures belong together."""
     table = schema.task_result
     is_final = table.c.status.in_(FINAL)
     statement = (
@@ -187,24 +171,24 @@ def _results(
             table.c.task_execution_id,
             table.c.status,
             func.count().label("number"),
-            func.min(case((is_final, func.coalesce(table.c.started, table.c.completed)))).label("start"),
+            # As of one record, see ``extent()``.
+            func.min(case((is_final, func.coalesce(table.c.started, table.c.completed)), else_=table.c.started)),
             func.max(table.c.started).label("started"),
             func.max(table.c.completed).label("completed"),
         )
         .where(table.c.execution_id.in_(execution_ids))
         .group_by(table.c.execution_id, table.c.task_execution_id, table.c.status)
     )
-    found: dict[int, dict[int, _Results]] = defaultdict(lambda: defaultdict(_Results))
-    changes: dict[int, datetime] = {}
+    found: dict[int, _Results] = defaultdict(_Results)
     for run_id, task_execution_id, status, number, start, started, completed in connection.execute(statement).all():
-        results = found[run_id][task_execution_id]
-        results.counts[status] = number
+        results = found[run_id]
+        results.numbers[status] += number
         latest = started if completed is None else _latest(completed, started)
-        if status in FINAL:
-            results.include(start, latest)
         if latest is not None:
-            changes[run_id] = _latest(latest, changes.get(run_id))
-    return found, changes
+            results.last_change = _latest(latest, results.last_change)
+        end = latest if status in FINAL else started
+        results.extents[task_execution_id].append(Extent.of_status(status, start, end))
+    return found
 
 
 def _latest(moment: datetime, *others: datetime | None) -> datetime:
@@ -234,24 +218,15 @@ def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, t
 def _store(connection: Connection, runs: Sequence[_Run]) -> None:
     if not runs:
         return
-    for run in runs:
-        run.complete()
     # From the top down, as transitions and a cleanup lock them. Of two senders, one that was so slow that its lease ran
     # out, the first has its way: it may have sent spans of what it stored.
     unsettled = set(_unsettled(connection, [run.execution.id for run in runs], locked=True))
     runs = [run for run in runs if run.execution.id in unsettled]
+    for run in runs:
+        run.complete()
     _update(connection, schema.pipeline_execution, (run.execution for run in runs))
-    _update(connection, schema.pipeline_result, (level for run in runs for level in run.pipeline_results.values()))
-    _update(connection, schema.task_execution, (level for run in runs for level in run.task_executions.values()))
-
-
-_WORST_FIRST = (
-    PipelineTaskStatus.RUNTIME_ERROR,
-    PipelineTaskStatus.VALIDATION_ERROR,
-    PipelineTaskStatus.CONFIG_ERROR,
-    PipelineTaskStatus.CANCELLED,
-    PipelineTaskStatus.DONE,
-)
+    _update(connection, schema.pipeline_result, (level for run in runs for level in run.pipeline_results))
+    _update(connection, schema.task_execution, (level for run in runs for level in run.task_executions))
 
 
 def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> None:
@@ -259,13 +234,13 @@ def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> Non
     rows = [
         {
             "record_id": level.id,
-            "span_start": level.start,
-            "span_end": level.end,
+            "span_start": level.extent.start,
+            "span_end": level.extent.end,
             "span_status": level.status,
-            "span_outcome": level.outcome,
+            "span_outcome": level.extent.outcome if level.extent.outcome in FINAL else None,
         }
         for level in levels
-        if level.end is not None
+        if level.extent.end is not None
     ]
     if rows:
         _storing(table).execute_many(connection, rows)
