@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
-
-from sqlalchemy import select
 
 from otel_storage.cli import text
 from otel_storage.ports.extents import Extent, extent
@@ -15,7 +13,6 @@ from otel_storage.ports.snapshots import Failure
 from otel_storage.results.base import PipelineExecution, PipelineStorageObject
 from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION
 from otel_storage.results.status import PipelineTaskStatus as Status
-from otel_storage.sql.database import schema
 
 if TYPE_CHECKING:
     from otel_storage.sql.storage import SqlPipelineStorage
@@ -74,10 +71,17 @@ class Node:
         return None if self.extent.is_open else self.extent.end
 
 
+def duration(status: Status, started: datetime | None, completed: datetime | None, now: datetime) -> timedelta | None:
+    """How long a record took by its own times, or has been running until now; None for one that never started."""
+    if status is Status.RUNNING and started is not None:
+        return max(now - started, timedelta())
+    return _between(started, completed)
+
+
 def read_run(storage: SqlPipelineStorage, execution: PipelineExecution) -> Node:
     """Read the run's records: a few queries, whatever its size."""
     run_id = execution.get_run_id()
-    failures = _failures(storage, execution)
+    failures = storage.get_failures(run_id)
     task_results: dict[int, list[Node]] = defaultdict(list)
     for task_result in storage.get_task_results(run_id=run_id):
         task_object = task_result.get_serializable_task_object()
@@ -133,7 +137,8 @@ def as_json(node: Node) -> dict[str, Any]:
         "completed": text.iso(node.completed),
         "start": text.iso(node.start),
         "end": text.iso(node.end),
-        "duration": text.seconds(None if node.start is None or node.end is None else node.end - node.start),
+        "duration": text.seconds(_between(node.started, node.completed)),
+        "elapsed": text.seconds(_between(node.start, node.end)),
         "message": node.message,
         "exception": None if node.failure is None else asdict(node.failure),
     }
@@ -158,10 +163,5 @@ def _node(record: PipelineStorageObject, name: str, children: list[Node], **fact
     )
 
 
-def _failures(storage: SqlPipelineStorage, execution: PipelineExecution) -> dict[int, Failure]:
-    """The exceptions that the run's task results failed with, by task result id."""
-    table = schema.failure
-    columns = (table.c.task_result_id, table.c.type, table.c.message, table.c.stacktrace)
-    with storage.database.read() as connection:
-        rows = connection.execute(select(*columns).where(table.c.execution_id == execution.get_id())).all()
-    return {row.task_result_id: Failure(type=row.type, message=row.message, stacktrace=row.stacktrace) for row in rows}
+def _between(start: datetime | None, end: datetime | None) -> timedelta | None:
+    return None if start is None or end is None else end - start

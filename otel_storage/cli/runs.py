@@ -61,8 +61,8 @@ def runs(
 
     \b
     JSON keys: runs (run_id, pipeline_id, status, created, started, completed,
-    duration in seconds, message, trace_id); next (the cursor for --before, or
-    null: there are no more).
+    duration: completed - started in seconds, or null; message, trace_id); next
+    (the cursor for --before, or null: there are no more).
     """
     output = Output(as_json)
     with open_records(url) as records:
@@ -100,11 +100,13 @@ def show(run_id: str, show_all: bool, url: str | None, as_json: bool) -> None:
     \b
     JSON: the run's record with those below it nested in pipeline_results,
     task_executions and task_results. Keys of each: kind, id, status, outcome,
-    created, started, completed, start, end, duration, message, exception
-    (type, message, stacktrace; or null).
+    created, started, completed, duration, start, end, elapsed, message,
+    exception (type, message, stacktrace; or null).
     status is what is stored; outcome what it counts as (a task whose results
-    are all final is final). start, end and duration (seconds) contain the
-    records below. A run has run_id, pipeline_id and trace_id; a pipeline result
+    are all final is final). duration is completed - started, in seconds; or
+    null, while one of them is missing. start, end and elapsed (end - start, in
+    seconds) contain the records below; end and elapsed are null while something
+    is open. A run has run_id, pipeline_id and trace_id; a pipeline result
     pipeline_object, runner and reporter; a task execution pipeline_task and
     task_id; a task result task_object.
     """
@@ -225,10 +227,8 @@ def _start(run: PipelineExecution, short: bool) -> str:
 
 
 def _taken(run: PipelineExecution, now: datetime) -> timedelta | None:
-    started = text.aware(run.get_started())
-    if run.get_status() is Status.RUNNING and started is not None:
-        return max(now - started, timedelta())
-    return run.get_duration()
+    started, completed = text.aware(run.get_started()), text.aware(run.get_completed())
+    return run_tree.duration(run.get_status(), started, completed, now)
 
 
 def _say_none(output: Output, records: SqlPipelineStorage, filtered: bool) -> None:

@@ -14,7 +14,7 @@ from itertools import chain
 from rich.cells import cell_len
 from rich.text import Text
 
-from otel_storage.cli import text
+from otel_storage.cli import run_tree, text
 from otel_storage.cli.output import STYLES, UNICODE, Glyphs
 from otel_storage.cli.run_tree import Node
 from otel_storage.privacy.validation import reduce_validation
@@ -92,9 +92,15 @@ def render(
 
 
 def duration_of(node: Node, now: datetime) -> timedelta | None:
-    """How long it took, or has taken until now; None if it never ran."""
+    """How long it took, or has taken until now; None if it never ran.
+
+    A record without an end of its own takes as long as what is below it: the eager runner reports no task final.
+    """
     if node.start is None or not node.ran:
         return None
+    own = run_tree.duration(node.status, node.started, node.completed, now)
+    if own is not None and node.outcome is node.status:
+        return own
     return (node.end or max(now, node.start)) - node.start
 
 
@@ -106,9 +112,9 @@ def status_text(status: Status, glyphs: Glyphs, words: bool = True) -> Text:
 
 def _header(run: Node, now: datetime, width: int, glyphs: Glyphs) -> Iterator[Text]:
     verdict = status_text(run.outcome, glyphs)
-    taken = duration_of(run, now)
+    taken = run_tree.duration(run.status, run.started, run.completed, now)
     if taken is not None:
-        verdict.append(f" {'for' if run.end is None else 'in'} {text.duration(taken)}")
+        verdict.append(f" {'in' if run.outcome in FINAL else 'for'} {text.duration(taken)}")
     verdict.stylize("bold")
     room = width - verdict.cell_len - _GAP
     if cell_len(run.name) <= room:

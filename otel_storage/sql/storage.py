@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL, Engine, func, select, union_all
 from sqlalchemy.exc import DBAPIError
 
+from otel_storage.ports.snapshots import Failure
 from otel_storage.ports.traces import is_sampled
 from otel_storage.results import clock as clocks
 from otel_storage.results.base import PipelineDigest, PipelineStorage
@@ -210,6 +211,16 @@ class SqlPipelineStorage(PipelineStorage):
     def get_task_result(self, _id: Any) -> SqlTaskResult | None:
         """The task result of that id; None if there is none."""
         return self._by_id(SqlTaskResult, _id)
+
+    def get_failures(self, run_id: str) -> dict[int, Failure]:
+        """The exceptions that the run's task results failed with, by the id of the task result."""
+        table = schema.failure
+        columns = (table.c.task_result_id, table.c.type, table.c.message, table.c.stacktrace)
+        executions = select(schema.pipeline_execution.c.id).where(schema.pipeline_execution.c.run_id == run_id)
+        statement = select(*columns).where(table.c.execution_id == executions.scalar_subquery())
+        with self.database.read() as connection:
+            rows = connection.execute(statement).all()
+        return {id_: Failure(type=type_, message=message, stacktrace=stack) for id_, type_, message, stack in rows}
 
     def cleanup(self, before: datetime | None = None) -> Sequence[str]:
         """Remove the runs built before a time, or all; see the contract. Unsent spans are lost, and counted."""

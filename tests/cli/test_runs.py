@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from otel_storage.results import clock
+from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.testing.clock import START
 from tests.cli.conftest import Execute, Invoke, Runs
 
@@ -206,7 +207,7 @@ def test_show_json_is_the_tree(runs: Runs, sqlite_url: str, invoke: Invoke) -> N
     runs.finish(runs.build(RUN_ID, pipeline=["north"], task=["a"]), fail_load)
     run = json.loads(invoke("show", RUN_ID, "--url", sqlite_url, "--json").stdout)
     common = {"kind", "id", "status", "outcome", "created", "started", "completed"}
-    common |= {"start", "end", "duration", "message", "exception"}
+    common |= {"start", "end", "duration", "elapsed", "message", "exception"}
     [pipeline_result] = run["pipeline_results"]
     extract, load = pipeline_result["task_executions"]
     [task_result] = load["task_results"]
@@ -219,6 +220,31 @@ def test_show_json_is_the_tree(runs: Runs, sqlite_url: str, invoke: Invoke) -> N
     assert "Traceback" in task_result["exception"]["stacktrace"]
     # The eager runner never reports a successful task final.
     assert (extract["status"], extract["outcome"]) == ("RUNNING", "DONE")
+
+
+def test_times_of_a_run_agree(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
+    """Both commands tell the run's own time, though a task outlives it; elapsed contains that task."""
+    run = runs.build(RUN_ID, task=["a"])
+    extract, load = run.get_pipeline_results()[0].get_task_executions()
+    [first], [second] = extract.get_task_results(), load.get_task_results()
+    for task_result in (first, second):
+        task_result.report_status_change(runs.reporter, Status.RUNNING)
+    runs.clock.advance(2)
+    first.report_status_change(runs.reporter, Status.RUNTIME_ERROR, "bad")
+
+    def told() -> tuple[Any, Any, Any]:
+        shown = json.loads(invoke("show", RUN_ID, "--url", sqlite_url, "--json").stdout)
+        [listed] = json.loads(invoke("runs", "--url", sqlite_url, "--json").stdout)["runs"]
+        return listed["duration"], shown["duration"], shown["elapsed"]
+
+    assert told() == (2.0, 2.0, None)
+    runs.clock.advance(3)
+    second.report_status_change(runs.reporter, Status.DONE, propagate=False)
+    assert told() == (2.0, 2.0, 5.0)
+    assert invoke("runs", "--url", sqlite_url).stdout.rstrip().endswith("  2.00 s")
+    header, *_rest, outliving = invoke("show", RUN_ID, "--url", sqlite_url).stdout.splitlines()
+    assert header.endswith("RUNTIME_ERROR in 2.00 s")
+    assert outliving.split()[-3:] == ["DONE", "5.00", "s"]
 
 
 @pytest.mark.parametrize("start", [RUN_ID[:8], RUN_ID.replace("-", ""), RUN_ID.replace("-", "")[:10]])

@@ -173,10 +173,14 @@ def test_running_bar_is_open_ended() -> None:
 
 
 def test_child_outlives_its_parent() -> None:
-    """A parent that was reported failed while a part still runs is drawn as long as that part."""
+    """A parent that was reported failed while a part still runs is drawn as long as that part; its time is its own."""
     tree = run(F, 0, 1, task("load", F, 0, 1, result("a", F, 0, 1, message="bad"), result("b", R, 0, None)))
     lines = draw(tree, now=4)
-    assert lines[0].endswith("✗ RUNTIME_ERROR for 4.00 s")
+    assert lines[0].endswith("✗ RUNTIME_ERROR in 1.00 s")
+    scale, drawn = lines[5:7]
+    assert scale.endswith("4.00 s")
+    assert drawn.split()[1].endswith("▸")
+    assert drawn.endswith("✗ RUNTIME_ERROR  1.00 s")
 
 
 def test_error_is_told_once_where_it_happened() -> None:
