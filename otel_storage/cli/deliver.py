@@ -5,12 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from otel_storage.cli import Failure, text
@@ -21,13 +19,9 @@ from otel_storage.results import clock
 from otel_storage.results.exceptions import DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from otel_storage.composite import OtelPipelineStorage
     from otel_storage.ports.outbox import OutboxStatus
     from otel_storage.telemetry.delivery.sending import DeliveryReport
-
-    OnProgress = Callable[[DeliveryReport], None]
 
 _SLICE = 0.1
 """Seconds that a pause is slept at a time, so that a signal ends it."""
@@ -80,8 +74,12 @@ def deliver(watch: bool, serve: tuple[str, int] | None, push_metrics: bool, url:
 
 def _deliver_once(storage: OtelPipelineStorage, output: Output) -> None:
     endpoint = storage.delivery.endpoint
-    with _progress(storage, output) as on_progress:
-        report = storage.delivery.deliver_due(on_progress)
+    # What becomes due meanwhile is sent too.
+    waiting = storage.records.outbox.status().waiting if output.err.is_terminal else 0
+    with output.progress("Sending", lambda: waiting, "entries of the outbox") as done:
+        report = storage.delivery.deliver_due(
+            lambda report: done(min(report.settled + report.refused + report.expired, waiting))
+        )
     status = storage.records.outbox.status()
     if output.as_json:
         output.document(as_json(endpoint, report, status))
@@ -225,20 +223,3 @@ def _counts(status: OutboxStatus) -> list[tuple[str, int]]:
 def entries(count: int) -> str:
     """``1 entry of the outbox``, ``12 345 entries of the outbox``."""
     return f"{text.grouped(count)} {'entry' if count == 1 else 'entries'} of the outbox"
-
-
-@contextmanager
-def _progress(storage: OtelPipelineStorage, output: Output) -> Iterator[OnProgress | None]:
-    """Show how much of what waits is sent; on a terminal only."""
-    if not output.err.is_terminal:
-        yield None
-        return
-    total = storage.records.outbox.status().waiting
-    columns = (TextColumn("Sending"), BarColumn(), MofNCompleteColumn(), TextColumn("entries of the outbox"))
-    with Progress(*columns, console=output.err, transient=True) as progress:
-        task = progress.add_task("", total=total)
-
-        def on_progress(report: DeliveryReport) -> None:
-            progress.update(task, completed=min(report.settled + report.refused + report.expired, total))
-
-        yield on_progress

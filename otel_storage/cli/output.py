@@ -6,11 +6,12 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from otel_storage.cli import text
@@ -140,6 +141,23 @@ class Output:
             write(f',\n  "{key}": {self._json(value)}')
         write("\n}\n")
         self.out.file.flush()
+
+    @contextlib.contextmanager
+    def progress(self, doing: str, total: Callable[[], int], unit: str) -> Iterator[Callable[[int], None]]:
+        """Show meanwhile how much of something is done, on a terminal only; gives what is told how much.
+
+        Args:
+            doing: What is done, as the first word of the line.
+            total: Gives how much there is to do.
+            unit: What is counted.
+        """
+        if not self.err.is_terminal:
+            yield lambda _done: None
+            return
+        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            task = progress.add_task("", total=total())
+            yield lambda done: progress.update(task, completed=done)
 
     def _json(self, value: Any, indent: int | None = None) -> str:
         encoding = self.out.encoding.lower().replace("-", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +9,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.cells import cell_len
 from rich.text import Text
 
 from otel_storage.cli import text
 from otel_storage.cli.options import given_options, json_option, open_storage, parse_moment, url_option
 from otel_storage.cli.output import Output
+from otel_storage.cli.tables import Column, table
 from otel_storage.results import clock, host
 from otel_storage.results.exceptions import ConfigurationError
 
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
     from otel_storage.sql.storage import SqlPipelineStorage
     from otel_storage.sql.upkeep.closing import Closing, Outcome
     from otel_storage.sql.upkeep.reaping import DeadRecord
-
-_MEASURED = 100
-"""How many lines of a table are read before the first is printed, to see how wide its columns are."""
-
-_GAP = "  "
 
 
 @click.command()
@@ -177,7 +171,14 @@ def _as_json(found: _Found) -> dict[str, Any]:
 def _table(found: Iterator[_Found], output: Output, *, on_hosts: bool, with_outcomes: bool) -> Iterator[Text]:
     """Record, run, name, age and process, as wide as the terminal lets them be, a line as each is found."""
     now = clock.now()
-    headings = ("RECORD", "RUN", "NAME", "RUNNING", "PROCESS")
+    columns = (
+        Column("RECORD", least=10, turn=3),
+        Column("RUN", least=8, turn=0),
+        Column("NAME", least=8, turn=1),
+        Column("RUNNING"),
+        Column("PROCESS", least=7, turn=2),
+        *([Column("OUTCOME")] if with_outcomes else []),
+    )
 
     def cells(each: _Found) -> Sequence[str]:
         record, worker = each.record, each.record.worker
@@ -188,35 +189,10 @@ def _table(found: Iterator[_Found], output: Output, *, on_hosts: bool, with_outc
             text.one_line(record.pipeline_task or record.pipeline_id),
             text.duration(max(now - record.started, now - now)),
             text.one_line(process),
+            *([each.word] if with_outcomes else []),
         )
 
-    first = list(itertools.islice(found, _MEASURED))
-    if not first:
-        return
-    widths = [max(map(cell_len, column)) for column in zip(headings, *map(cells, first), strict=True)]
-    outcome_width = len(_GAP) + len("removed") if with_outcomes else 0
-    _shrink(widths, output.width - outcome_width - len(_GAP) * (len(widths) - 1))
-
-    def line(values: Sequence[str], outcome: str, style: str = "") -> Text:
-        shown = [
-            text.pad(text.cut(value, width, output.glyphs.ellipsis), width)
-            for value, width in zip(values, widths, strict=True)
-        ]
-        return Text(_GAP.join([*shown, *([outcome] if with_outcomes else [])]), style=style)
-
-    yield line(headings, "OUTCOME", "dim")
-    for each in itertools.chain(first, found):
-        yield line(cells(each), each.word)
-
-
-_LEAST = (10, 8, 8, 7, 7)
-"""The fewest cells of each column of the table."""
-
-
-def _shrink(widths: list[int], room: int) -> None:
-    """Take from the run's id, then from the others, what there is no room for."""
-    for column in (1, 2, 4, 0):
-        widths[column] = max(min(widths[column], _LEAST[column]), widths[column] - max(sum(widths) - room, 0))
+    return table(columns, map(cells, found), output)
 
 
 def _summarise(output: Output, tally: _Tally, closing: Closing | None, *, by_age: bool) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from otel_storage.cli import Failure, text
@@ -18,7 +16,7 @@ from otel_storage.cli.runs import find_run
 from otel_storage.results import clock
 
 if TYPE_CHECKING:
-    from otel_storage.sql.outbox.replay import Replay, ReplayReport
+    from otel_storage.sql.outbox.replay import ReplayReport
     from otel_storage.sql.storage import SqlPipelineStorage
 
 _RATE = 500
@@ -98,9 +96,9 @@ def replay(
         )
         work = Replay(records.database, records.clock, selection, rate=rate, dry_run=dry_run)
         try:
-            with _progress(work, output) as on_progress:
+            with output.progress("Replaying", work.count, "runs") as done:
                 for report in work.run():
-                    on_progress(report)
+                    done(report.runs + report.untraced)
         except BaseException:
             if work.report.cursor > after:
                 _tell(output, work.report, dry_run=dry_run, is_complete=False)
@@ -164,15 +162,3 @@ def _figures(report: ReplayReport, *, dry_run: bool) -> Iterator[Text]:
 
 def _entries(count: int) -> str:
     return "entry" if count == 1 else "entries"
-
-
-@contextmanager
-def _progress(work: Replay, output: Output) -> Iterator[Callable[[ReplayReport], None]]:
-    """Show how many of the runs are done; on a terminal only."""
-    if not output.err.is_terminal:
-        yield lambda _report: None
-        return
-    columns = (TextColumn("Replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"))
-    with Progress(*columns, console=output.err, transient=True) as progress:
-        task = progress.add_task("", total=work.count())
-        yield lambda report: progress.update(task, completed=report.runs + report.untraced)

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.cells import cell_len
 from rich.text import Text
 
 from otel_storage.cli import Failure, run_tree, text, waterfall
 from otel_storage.cli.options import given_options, json_option, open_records, parse_moment, url_option
 from otel_storage.cli.output import Output
+from otel_storage.cli.tables import Column, table
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
 
@@ -24,7 +24,6 @@ _PREFIX = 8
 """The fewest characters of a run id that are taken for the start of one."""
 _PREFIX_SEARCHED = 1000
 """How many of the newest runs are searched for a prefix."""
-_GAP = "  "
 
 
 @click.command()
@@ -159,57 +158,32 @@ def _run_as_json(run: PipelineExecution) -> dict[str, Any]:
 
 def _table(page: Sequence[PipelineExecution], output: Output) -> Iterator[Text]:
     """Run, status, pipeline, start and duration, as wide as the terminal lets them be."""
-    if not page:
-        return
-    width, glyphs = output.width, output.glyphs
+    is_wide = output.width >= 64
     now = clock.now()
-    words = width >= 64
     ids = [text.one_line(run.get_run_id()) for run in page]
-    statuses = [waterfall.status_text(run.get_status(), glyphs, words) for run in page]
-    starts = [_start(run, short=width < 64) for run in page]
-    durations = [text.duration(_taken(run, now)) for run in page]
-    names = [text.one_line(run.get_pipeline_id()) for run in page]
-
-    status_width = max(status.cell_len for status in statuses)
-    start_width = max(map(cell_len, [*starts, "STARTED"]))
-    duration_width = max(map(len, [*durations, "TOOK" if width >= 50 else ""]))
-    name_width = max(map(cell_len, [*names, "PIPELINE"]))
-    room = width - status_width - start_width - duration_width - 4 * len(_GAP)
-    id_width = max(map(cell_len, ids))
-    if id_width > room - name_width:
+    columns = (
         # The start of an id will do for `show`, if it is no other's.
-        id_width = _unique_prefix(ids)
-    name_width = max(min(name_width, room - id_width), 4)
-
-    yield Text(
-        _GAP.join(
-            [
-                text.pad("RUN", id_width),
-                text.pad("STATUS" if words else "", status_width),
-                text.pad("PIPELINE", name_width),
-                text.pad("STARTED", start_width),
-                "TOOK".rjust(duration_width) if width >= 50 else "",
-            ]
-        ),
-        style="dim",
+        Column("RUN", least=_unique_prefix(ids), is_start_enough=True),
+        Column("STATUS" if is_wide else "S"),
+        Column("PIPELINE", style="bold", least=4, turn=1),
+        Column("STARTED", style="dim"),
+        Column("TOOK", is_right=True),
     )
-    for run_id, status, name, start, taken in zip(ids, statuses, names, starts, durations, strict=True):
-        status.pad_right(status_width - status.cell_len)
-        yield Text.assemble(
-            text.pad(text.cut(run_id, id_width, ""), id_width),
-            _GAP,
-            status,
-            _GAP,
-            (text.pad(text.cut(name, name_width, glyphs.ellipsis), name_width), "bold"),
-            _GAP,
-            (text.pad(start, start_width), "dim"),
-            _GAP,
-            taken.rjust(duration_width),
+    rows = (
+        (
+            run_id,
+            waterfall.status_text(run.get_status(), output.glyphs, is_wide),
+            text.one_line(run.get_pipeline_id()),
+            _start(run, short=not is_wide),
+            text.duration(_taken(run, now)),
         )
+        for run_id, run in zip(ids, page, strict=True)
+    )
+    return table(columns, rows, output)
 
 
 def _unique_prefix(ids: Sequence[str]) -> int:
-    longest = max(map(len, ids))
+    longest = max(map(len, ids), default=0)
     for length in range(_PREFIX, longest):
         if len({run_id[:length] for run_id in ids}) == len(set(ids)):
             return length

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.cells import cell_len
 from rich.text import Text
 
 from otel_storage.cli import Failure, text
 from otel_storage.cli.deliver import entries, outbox_as_json
 from otel_storage.cli.options import json_option, open_telemetry, parse_age, url_option
 from otel_storage.cli.output import Output
+from otel_storage.cli.tables import Column, table
 
 if TYPE_CHECKING:
     from otel_storage.ports.outbox import OutboxStatus, SeenSender
@@ -251,8 +251,10 @@ def _events(overview: Overview, output: Output) -> Iterator[Text]:
 def _table(overview: Overview, output: Output) -> Iterator[Text]:
     """The senders: which process, whether it watches, and when it was seen, succeeded and failed."""
     shown = overview.senders[:_SENDERS_SHOWN]
-    rows = [
+    columns = (Column("SENDER", least=8), *map(Column, ("PID", "WATCHES", "SEEN", "ACCEPTED", "FAILED")))
+    rows = (
         (
+            text.one_line(sender.host),
             str(sender.pid),
             "yes" if sender.is_watching else "",
             _ago(overview, sender.seen),
@@ -260,20 +262,8 @@ def _table(overview: Overview, output: Output) -> Iterator[Text]:
             _ago(overview, sender.failed),
         )
         for sender in shown
-    ]
-    titles = ("PID", "WATCHES", "SEEN", "ACCEPTED", "FAILED")
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    room = max(output.width - sum(widths) - len(_GAP) * len(widths), 8)
-    hosts = [text.cut(text.one_line(sender.host), room, output.glyphs.ellipsis) for sender in shown]
-    host_width = max(map(cell_len, ["SENDER", *hosts]))
-
-    def line(host: str, cells: Sequence[str]) -> str:
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        return _GAP.join([text.pad(host, host_width), *padded])
-
-    yield Text(line("SENDER", titles), style="dim")
-    for host, cells in zip(hosts, rows, strict=True):
-        yield Text(line(host, cells))
+    )
+    yield from table(columns, rows, output)
     if len(overview.senders) > len(shown):
         yield Text("and more; --json lists the 100 seen last", style="dim")
 
