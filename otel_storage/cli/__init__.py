@@ -35,7 +35,7 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
-        from otel_storage.cli.text import one_line
+        from otel_storage.privacy.lines import one_line
 
         click.echo(f"otel-storage: {one_line(self.format_message())}", file=file or sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from rich.text import Text
 from otel_storage.cli import Failure, text
 from otel_storage.cli.metrics import address_option, telling
 from otel_storage.cli.options import json_option, open_telemetry, url_option
-from otel_storage.cli.output import Output
+from otel_storage.cli.output import Output, saying_log
+from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock
 from otel_storage.results.exceptions import DatabaseUnavailable
+from otel_storage.runtime.complaints import Complaints
 
 if TYPE_CHECKING:
     from otel_storage.composite import OtelPipelineStorage
@@ -59,7 +62,7 @@ def deliver(watch: bool, serve: tuple[str, int] | None, push_metrics: bool, url:
     if not watch and (serve or push_metrics):
         raise click.UsageError("--metrics and --push-metrics need --watch; otel-storage metrics prints them")
     output = Output(as_json)
-    with open_telemetry(url) as storage:
+    with saying_log(output.say, "otel_storage.telemetry.otlp", logging.WARNING), open_telemetry(url) as storage:
         if watch and (serve or push_metrics):
             with (
                 telling(storage.records, output.say, serve=serve, push=push_metrics) as exposed,
@@ -98,7 +101,8 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
     endpoint = storage.delivery.endpoint
     before = signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
     output.say(f"Delivering to {endpoint} as spans become due; Ctrl-C ends it.")
-    told: object = None
+    complaints = Complaints()
+    is_first, told = True, None
     sent, look_again = 0, 0.0
     try:
         while not stopped:
@@ -106,7 +110,7 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
             storage.delivery.watch()
             try:
                 # The first time at once, then when each is due.
-                report = storage.delivery.deliver_due(retry_now=told is None)
+                report = storage.delivery.deliver_due(retry_now=is_first)
                 sent += report.sent
                 status = None
                 # What it takes grows with the backlog: then what is sent is told together.
@@ -115,10 +119,11 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
                     look_again = time.monotonic() + _LOOK_SHARE * (time.monotonic() - began)
             except (DatabaseUnavailable, SQLAlchemyError) as error:
                 # A database that restarts ends no sender.
-                if told != str(error):
-                    output.say(f"otel-storage: {text.one_line(str(error))}", style="red")
-                told = str(error)
+                if complaints.is_new(cause := one_line(error)):
+                    output.say(f"otel-storage: {cause}", style="red")
+                told = None
             else:
+                complaints.end()
                 if status is not None:
                     news = (report.error, status.held, status.open, status.refused, status.expired)
                     if sent or news != told:
@@ -126,6 +131,7 @@ def _watch(storage: OtelPipelineStorage, output: Output) -> None:
                     told, sent = news, 0
                 if report.error:
                     pause = max(report.delay.total_seconds(), 1.0)
+            is_first = False
             end = time.monotonic() + pause
             while not stopped and time.monotonic() < end:
                 time.sleep(_SLICE)
@@ -143,7 +149,7 @@ def _tell(endpoint: str, output: Output, report: DeliveryReport, status: OutboxS
     line = f"{clock.now().astimezone():%H:%M:%S}  {', '.join(facts)}"
     output.lines([Text(line)])
     if report.error:
-        output.say(text.one_line(report.error), style="red")
+        output.say(one_line(report.error), style="red")
 
 
 def as_json(endpoint: str, report: DeliveryReport, status: OutboxStatus) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def _figures(endpoint: str, report: DeliveryReport, status: OutboxStatus, output
     for name, number in shown:
         prefix = f"{name:8} {number.rjust(number_width)}  "
         room = output.width - len(prefix)
-        meaning = text.cut(text.one_line(meanings[name]), room, output.glyphs.ellipsis) if number != "0" else ""
+        meaning = text.cut(one_line(meanings[name]), room, output.glyphs.ellipsis) if number != "0" else ""
         yield Text.assemble((f"{name:8} ", "dim"), (number.rjust(number_width), "bold"), "  ", meaning)
 
 

@@ -20,6 +20,7 @@ from otel_storage.cli import Failure, run_tree, text, waterfall
 from otel_storage.cli.options import json_option, quiet_logs, url_arguments
 from otel_storage.cli.output import Output
 from otel_storage.cli.run_tree import Node
+from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock, config, host
 from otel_storage.results.exceptions import ConfigurationError, OtelStorageError
 from otel_storage.results.kinds import TASK_RESULT
@@ -187,9 +188,9 @@ def _spans(storage: OtelPipelineStorage, runs: list[Node]) -> Spans:
     error = _deliver(storage)
     status = storage.records.outbox.status()
     if error or status.waiting:
-        return Spans("waiting", count, endpoint, text.one_line(error or status.error))
+        return Spans("waiting", count, endpoint, one_line(error or status.error))
     if status.refused:
-        return Spans("refused", count, endpoint, text.one_line(status.refusal))
+        return Spans("refused", count, endpoint, one_line(status.refusal))
     return Spans("delivered", count, endpoint, "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ import click
 
 from otel_storage.cli import text
 from otel_storage.cli.options import json_option, open_records, parse_age, url_option
-from otel_storage.cli.output import Output
+from otel_storage.cli.output import Output, saying_log
 from otel_storage.ports.totals import MOST_SERIES, Histogram
 from otel_storage.results import clock
 
@@ -184,31 +185,8 @@ def telling(
             pusher = Pusher(reader)
             stack.callback(pusher.close)
             say(f"Pushing metrics to {pusher.endpoint} every {text.duration(interval)}; Ctrl-C ends it.")
-        stack.enter_context(_logged_to(say))
+        stack.enter_context(saying_log(say, "otel_storage.metrics", logging.INFO))
         yield Exposed(reader, pusher, interval.total_seconds())
-
-
-@contextmanager
-def _logged_to(say: Tell) -> Iterator[None]:
-    """Say what metrics log meanwhile: it is said once per cause already."""
-    import logging
-
-    class Saying(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(f"otel-storage: {text.one_line(record.getMessage())}")
-
-    logger = logging.getLogger("otel_storage.metrics")
-    handler = Saying(logging.INFO)
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def _stay(exposed: Exposed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from otel_storage.cli import text
+from otel_storage.privacy.lines import one_line
 from otel_storage.results.status import PipelineTaskStatus as Status
 
 
@@ -171,6 +173,28 @@ class Output:
         """Print a command on stderr in a form that can be copied, however narrow the terminal is."""
         for line in text.shell_command(words, self.err.width - len(indent)):
             self.err.print(Text(indent + line, style="bold"), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def saying_log(say: Callable[[str], None], name: str, level: int) -> Iterator[None]:
+    """Say meanwhile what the logger of that name logs at the level or above: such is logged once per cause already."""
+
+    class Saying(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"otel-storage: {one_line(record.getMessage())}")
+
+    logger = logging.getLogger(name)
+    handler = Saying(level)
+    before, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        logger.propagate = propagate
 
 
 def _console(stream: TextIO) -> Console:

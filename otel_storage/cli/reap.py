@@ -15,6 +15,7 @@ from otel_storage.cli import text
 from otel_storage.cli.options import given_options, json_option, open_storage, parse_moment, url_option
 from otel_storage.cli.output import Output
 from otel_storage.cli.tables import Column, table
+from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock, host
 from otel_storage.results.exceptions import ConfigurationError
 
@@ -112,7 +113,7 @@ class _Tally:
     def add(self, found: _Found) -> None:
         self.outcomes[found.word] += 1
         if found.outcome is not None and found.outcome.error and len(self.errors) < _MOST_CAUSES:
-            self.errors[text.one_line(found.outcome.error)] = None
+            self.errors[one_line(found.outcome.error)] = None
 
     def as_json(self, closing: Closing) -> dict[str, Any]:
         return {"closed": dict(closing.closed), "left": self.left, "reporter_error": closing.reporter_error or None}
@@ -185,10 +186,10 @@ def _table(found: Iterator[_Found], output: Output, *, on_hosts: bool, with_outc
         process = "" if worker is None else f"{worker.pid} on {worker.host}" if on_hosts else str(worker.pid)
         return (
             f"{record.kind} {record.record_id}",
-            text.one_line(record.run_id),
-            text.one_line(record.pipeline_task or record.pipeline_id),
+            one_line(record.run_id),
+            one_line(record.pipeline_task or record.pipeline_id),
             text.duration(max(now - record.started, now - now)),
-            text.one_line(process),
+            one_line(process),
             *([each.word] if with_outcomes else []),
         )
 
@@ -219,7 +220,7 @@ def _summarise(output: Output, tally: _Tally, closing: Closing | None, *, by_age
             f"{text.plural(tally.outcomes['removed'], 'copy')} was removed: the run is no longer in its own storage."
         )
     if closing.reporter_error:
-        output.say(f"The reporter failed: {text.one_line(closing.reporter_error)}", style="red")
+        output.say(f"The reporter failed: {one_line(closing.reporter_error)}", style="red")
     if tally.outcomes["failed"]:
         output.say(f"otel-storage: {text.plural(tally.outcomes['failed'], 'record')} could not be closed:", style="red")
         for cause in tally.errors:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from otel_storage.cli import text
 from otel_storage.ports.extents import Extent, extent
 from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.lines import one_line
 from otel_storage.results.base import PipelineExecution, PipelineStorageObject
 from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION
 from otel_storage.results.status import PipelineTaskStatus as Status
@@ -94,7 +95,7 @@ def read_run(storage: SqlPipelineStorage, execution: PipelineExecution) -> Node:
         name = task_execution.get_pipeline_task()
         node = _node(
             task_execution,
-            text.one_line(name),
+            one_line(name),
             task_results[task_execution.get_id()],
             pipeline_task=name,
             task_id=task_execution.get_task_id(),
@@ -116,7 +117,7 @@ def read_run(storage: SqlPipelineStorage, execution: PipelineExecution) -> Node:
         )
     return _node(
         execution,
-        text.one_line(execution.get_pipeline_id()),
+        one_line(execution.get_pipeline_id()),
         pipeline_results,
         run_id=run_id,
         pipeline_id=execution.get_pipeline_id(),

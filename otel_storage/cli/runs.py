@@ -13,6 +13,7 @@ from otel_storage.cli import Failure, run_tree, text, waterfall
 from otel_storage.cli.options import given_options, json_option, open_records, parse_moment, url_option
 from otel_storage.cli.output import Output
 from otel_storage.cli.tables import Column, table
+from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
 
@@ -160,7 +161,7 @@ def _table(page: Sequence[PipelineExecution], output: Output) -> Iterator[Text]:
     """Run, status, pipeline, start and duration, as wide as the terminal lets them be."""
     is_wide = output.width >= 64
     now = clock.now()
-    ids = [text.one_line(run.get_run_id()) for run in page]
+    ids = [one_line(run.get_run_id()) for run in page]
     columns = (
         # The start of an id will do for `show`, if it is no other's.
         Column("RUN", least=_unique_prefix(ids), is_start_enough=True),
@@ -173,7 +174,7 @@ def _table(page: Sequence[PipelineExecution], output: Output) -> Iterator[Text]:
         (
             run_id,
             waterfall.status_text(run.get_status(), output.glyphs, is_wide),
-            text.one_line(run.get_pipeline_id()),
+            one_line(run.get_pipeline_id()),
             _start(run, short=not is_wide),
             text.duration(_taken(run, now)),
         )

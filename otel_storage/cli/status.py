@@ -15,6 +15,7 @@ from otel_storage.cli.deliver import entries, outbox_as_json
 from otel_storage.cli.options import json_option, open_telemetry, parse_age, url_option
 from otel_storage.cli.output import Output
 from otel_storage.cli.tables import Column, table
+from otel_storage.privacy.lines import one_line
 
 if TYPE_CHECKING:
     from otel_storage.ports.outbox import OutboxStatus, SeenSender
@@ -232,7 +233,7 @@ def _events(overview: Overview, output: Output) -> Iterator[Text]:
     success, failure, watching = overview.success, overview.failure, overview.watching
 
     def name(sender: SeenSender) -> str:
-        return f"{text.cut(text.one_line(sender.host), _HOST, output.glyphs.ellipsis)}, pid {sender.pid}"
+        return f"{text.cut(one_line(sender.host), _HOST, output.glyphs.ellipsis)}, pid {sender.pid}"
 
     events = [
         ("accepted", success and f"{_ago(overview, success.sent)}, by {name(success)}", "never"),
@@ -254,7 +255,7 @@ def _table(overview: Overview, output: Output) -> Iterator[Text]:
     columns = (Column("SENDER", least=8), *map(Column, ("PID", "WATCHES", "SEEN", "ACCEPTED", "FAILED")))
     rows = (
         (
-            text.one_line(sender.host),
+            one_line(sender.host),
             str(sender.pid),
             "yes" if sender.is_watching else "",
             _ago(overview, sender.seen),
@@ -269,7 +270,7 @@ def _table(overview: Overview, output: Output) -> Iterator[Text]:
 
 
 def _fitting(words: str, output: Output, taken: int) -> str:
-    return text.cut(text.one_line(words), output.width - taken, output.glyphs.ellipsis)
+    return text.cut(one_line(words), output.width - taken, output.glyphs.ellipsis)
 
 
 def _ago(overview: Overview, moment: datetime | None) -> str:

@@ -10,16 +10,8 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
+from otel_storage.privacy.lines import one_line
 from otel_storage.results.model_objects import is_model_object
-
-_READ = 2000
-"""Characters of a text that are looked at for one line of output: messages of megabytes exist."""
-
-
-def one_line(text: str) -> str:
-    """The text on one line, without what would steer the terminal: escape sequences, bells, right-to-left marks."""
-    line = " ".join(text[:_READ].split())
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
 def cut(text: str, width: int, ellipsis: str = "…") -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 from otel_storage.cli import run_tree, text
 from otel_storage.cli.output import STYLES, UNICODE, Glyphs
 from otel_storage.cli.run_tree import Node
+from otel_storage.privacy.lines import one_line
 from otel_storage.privacy.validation import reduce_validation
 from otel_storage.results.kinds import TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL
@@ -132,7 +133,7 @@ def _header(run: Node, now: datetime, width: int, glyphs: Glyphs) -> Iterator[Te
         facts["created"] = text.local_time(run.created)
     for name, value in facts.items():
         label = text.pad(name, 9) if width >= 46 else ""
-        yield Text.assemble((label, "dim"), text.cut(text.one_line(value), width - len(label), glyphs.ellipsis))
+        yield Text.assemble((label, "dim"), text.cut(one_line(value), width - len(label), glyphs.ellipsis))
     yield Text()
 
 
@@ -182,7 +183,7 @@ def _message(node: Node, below: list[Node]) -> str:
         message = reduce_validation(message)
     if folded.failure is not None:
         message = f"{folded.failure.type.rpartition('.')[2]}: {message}"
-    return text.one_line(message)
+    return one_line(message)
 
 
 def _is_said_below(message: str, nodes: list[Node]) -> bool:

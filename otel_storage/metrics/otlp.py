@@ -28,7 +28,7 @@ from otel_storage.metrics.families import Kind
 from otel_storage.metrics.points import Attributes, Exemplar, FamilyPoints, Point, sorted_points
 from otel_storage.metrics.troubles import Troubles
 from otel_storage.ports.totals import BOUNDS, Histogram
-from otel_storage.privacy.secrets import explain, one_line
+from otel_storage.privacy.secrets import explain, without_secrets
 from otel_storage.telemetry.otlp.acknowledgement import Verdict
 from otel_storage.telemetry.otlp.internals import listening, without_instrumentation
 from otel_storage.telemetry.otlp.opening import open_otlp
@@ -96,7 +96,7 @@ class Pusher:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and tried again later
                 complaint = explain(error, self._secrets)
             else:
-                said = [one_line(record.getMessage(), self._secrets) for record in complaints]
+                said = [without_secrets(record.getMessage(), self._secrets) for record in complaints]
                 complaint = next(filter(None, reversed(said)), "the exporter failed and gave no reason")
         if self._session is not None and self._session.outcome is not None:
             outcome = self._session.outcome

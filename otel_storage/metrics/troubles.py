@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from otel_storage.privacy.secrets import one_line
+from otel_storage.privacy.secrets import without_secrets
 from otel_storage.runtime.complaints import Complaints
 
 logger = logging.getLogger("otel_storage.metrics")
@@ -48,7 +48,7 @@ class Troubles:
         except Exception as error:  # noqa: BLE001 - a database that restarts ends nothing; said once per cause
             # SQLAlchemy's own text has the statement, and where to read of the error.
             cause = getattr(error, "orig", None) or error
-            self.say(one_line(str(cause)) or type(cause).__name__)
+            self.say(without_secrets(str(cause)) or type(cause).__name__)
             told.append(self.current)
         else:
             self.end()

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
+from otel_storage.privacy.lines import one_line
+
 LONGEST_TEXT = 300
 """How many characters of somebody else's text, a server's message say, go into a reason."""
 
@@ -26,7 +28,7 @@ _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{16,}", re.IGNORECASE
 _ADDRESS = re.compile(r"\s+(?:object )?at 0x[0-9a-fA-F]+")
 
 
-def one_line(text: str, secrets: Iterable[str] = ()) -> str:
+def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     """A text as one short printable line, without credentials.
 
     Hides the secrets given, the userinfo and the query of URLs, and tokens; leaves out the addresses of objects, which
@@ -36,7 +38,7 @@ def one_line(text: str, secrets: Iterable[str] = ()) -> str:
         text: Anything, a server's answer or an exception's text.
         secrets: What else must not be seen, see :func:`secrets_in`.
     """
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = one_line(text, longest=None, instead=" ")
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     # Some of the patterns take quadratic time, and a server may answer with any text.
@@ -52,7 +54,7 @@ def one_line(text: str, secrets: Iterable[str] = ()) -> str:
 
 def explain(error: BaseException, secrets: Iterable[str] = (), text: str | None = None) -> str:
     """An exception as one line: its class, and its text or the one given instead."""
-    text = one_line(str(error) if text is None else text, secrets)
+    text = without_secrets(str(error) if text is None else text, secrets)
     name = type(error).__name__
     return f"{name}: {text}" if text else name
 
@@ -62,10 +64,10 @@ def without_credentials(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:  # not a URL; whoever uses it will say so
-        return one_line(url)
+        return without_secrets(url)
     userinfo, at, host = parts.netloc.rpartition("@")
     netloc = f"{HIDDEN}@{host}" if at and userinfo else host
-    return one_line(urlunsplit((parts.scheme, netloc, parts.path, HIDDEN if parts.query else "", "")))
+    return without_secrets(urlunsplit((parts.scheme, netloc, parts.path, HIDDEN if parts.query else "", "")))
 
 
 def secrets_in(url: str = "", headers: Mapping[str, object] | None = None) -> frozenset[str]:

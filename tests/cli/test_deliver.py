@@ -46,6 +46,17 @@ def closed_port(monkeypatch: pytest.MonkeyPatch) -> str:
     return endpoint
 
 
+def test_a_variable_that_cannot_be_used_is_told(
+    runs: Runs, sqlite_url: str, receiver: OtlpReceiver, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command goes on with the default, and says on stderr what to set."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "ten")
+    runs.finish(runs.build(RUN_ID))
+    result = invoke("deliver", "--url", sqlite_url)
+    assert (result.exit_code, len(receiver.spans)) == (0, SPANS)
+    assert "OTEL_EXPORTER_OTLP_TIMEOUT is 'ten', and the default is used instead" in " ".join(result.stderr.split())
+
+
 def test_all_is_delivered(runs: Runs, sqlite_url: str, receiver: OtlpReceiver, invoke: Invoke) -> None:
     """Every span of a finished run arrives, and a second call has nothing to send."""
     runs.finish(runs.build(RUN_ID))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from otel_storage.cli import text
+from otel_storage.privacy.lines import one_line
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_no_duration() -> None:
 @pytest.mark.parametrize("evil", ["a\x1b[2Jb", "a\x07b", "a\x9bb", "a\N{RIGHT-TO-LEFT OVERRIDE}b", "a\x00b"])
 def test_one_line_disarms_control_characters(evil: str) -> None:
     """A message cannot steer the terminal."""
-    line = text.one_line(evil)
+    line = one_line(evil)
     assert line.isprintable()
     assert line[0] == "a"
     assert line[-1] == "b"
@@ -52,13 +53,13 @@ def test_one_line_disarms_control_characters(evil: str) -> None:
 
 def test_one_line_joins_lines() -> None:
     """Line breaks, tabs and runs of spaces become one space."""
-    assert text.one_line("  first\r\n\tsecond \n\n third ") == "first second third"
+    assert one_line("  first\r\n\tsecond \n\n third ") == "first second third"
 
 
 @given(st.text(), st.integers(0, 40))
 def test_cut_fits(value: str, width: int) -> None:
     """What is cut is never wider than it may be, wide characters or not, and what fits is not cut."""
-    line = text.one_line(value)
+    line = one_line(value)
     cut = text.cut(line, width)
     assert cell_len(cut) <= width
     if cell_len(line) <= width:

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from otel_storage.privacy.secrets import LONGEST_TEXT, one_line, secrets_in, without_credentials
+from otel_storage.privacy.secrets import LONGEST_TEXT, secrets_in, without_credentials, without_secrets
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.telemetry.otlp.exporter import AcknowledgedExporter, ExportOutcome, Verdict, open_exporter
 from otel_storage.telemetry.otlp.session import LARGEST_ANSWER, NotAccepted, OneAttemptSession, judge, retry_after
@@ -464,7 +464,7 @@ def test_no_secret_is_in_a_reason(receiver: OtlpReceiver, monkeypatch: pytest.Mo
 )
 def test_secrets_are_cut_whole(secret: str, before: str, after: str) -> None:
     """Wherever a secret stands, and wherever the text is cut, it is not to be seen; the text is one short line."""
-    text = one_line(f"{before} {secret} {after}", secrets_in(headers={"x-key": secret}))
+    text = without_secrets(f"{before} {secret} {after}", secrets_in(headers={"x-key": secret}))
     assert secret not in text
     assert not text.endswith(secret[:8] + "…")
     assert len(text) <= LONGEST_TEXT
@@ -493,7 +493,7 @@ def test_addresses_are_shown_without_credentials(url: str, shown: str) -> None:
 
 def test_escape_sequences_do_not_reach_the_terminal() -> None:
     """A server's message is shown by the command line."""
-    assert one_line("\x1b[2Jboo\r\n\tboo\u2028boo") == "[2Jboo boo boo"
+    assert without_secrets("\x1b[2Jboo\r\n\tboo\u2028boo") == "[2Jboo boo boo"
 
 
 # Any exporter

@@ -14,7 +14,7 @@ import click
 from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
 
 from otel_storage.cli import cli
-from otel_storage.cli.text import one_line
+from otel_storage.privacy.lines import one_line
 
 
 class _HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):

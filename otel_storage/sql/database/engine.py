@@ -15,11 +15,12 @@ from sqlalchemy import URL, Connection, Engine, Executable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import Pool, QueuePool
 
+from otel_storage.privacy.lines import one_line
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
 from otel_storage.runtime.forking import before_fork, forks_allowed, no_fork, this_thread
 from otel_storage.sql.database import migrate, schema
 from otel_storage.sql.database.policies import make_engine, policy_of
-from otel_storage.sql.database.policy import Policy, Use, one_line
+from otel_storage.sql.database.policy import Policy, Use
 from otel_storage.sql.database.urls import display_url, file_of, is_memory, is_on_disk, resolve
 
 logger = logging.getLogger("otel_storage")

@@ -28,6 +28,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from otel_storage.privacy.lines import one_line
 from otel_storage.results.exceptions import DatabaseUnavailable
 from otel_storage.sql.database.among import IDS
 from otel_storage.sql.database.prepared import prepared_insert
@@ -218,11 +219,6 @@ class ServerTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
-
-
-def one_line(error: BaseException | None) -> str:
-    """The error's text on one line."""
-    return " ".join(str(error).split())
 
 
 def set_ids(rows: Sequence[dict[str, Any]], ids: Sequence[int] | range) -> None:

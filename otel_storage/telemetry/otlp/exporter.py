@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_storage.privacy.secrets import explain, one_line
+from otel_storage.privacy.secrets import explain, without_secrets
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 from otel_storage.telemetry.otlp.internals import is_grpc_refusal, listening, quieten, without_instrumentation
@@ -139,12 +139,12 @@ class AcknowledgedExporter:
         if error is not None:
             return explain(error, self._secrets)
         for record in reversed(complaints):
-            if text := one_line(record.getMessage(), self._secrets):
+            if text := without_secrets(record.getMessage(), self._secrets):
                 cause = record.exc_info[1] if record.exc_info else None
                 return f"{text} ({explain(cause, self._secrets)})" if cause is not None else text
         if result is SpanExportResult.FAILURE:
             return "the exporter failed and gave no reason"
-        return one_line(f"the exporter returned {result!r}, which is not a SpanExportResult", self._secrets)
+        return without_secrets(f"the exporter returned {result!r}, which is not a SpanExportResult", self._secrets)
 
 
 def open_exporter(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from otel_storage.privacy.secrets import explain, one_line, without_credentials
+from otel_storage.privacy.secrets import explain, without_credentials, without_secrets
 from otel_storage.results import config
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.telemetry.otlp.internals import (
@@ -95,7 +95,7 @@ def open_otlp(
     quieten(exporter)
     for record in complaints:
         if record.name != HEADERS_LOGGER:  # of headers it was told, without their values
-            warn(one_line(record.getMessage(), settings.secrets))
+            warn(without_secrets(record.getMessage(), settings.secrets))
     return OpenedExporter(
         exporter,
         description=without_credentials(endpoint) + (" (gRPC)" if protocol == GRPC else ""),

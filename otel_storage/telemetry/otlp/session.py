@@ -30,7 +30,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status as RpcStatus
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otel_storage.privacy.secrets import explain, one_line, secrets_in, without_credentials
+from otel_storage.privacy.secrets import explain, secrets_in, without_credentials, without_secrets
 from otel_storage.runtime.complaints import Complaints
 from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 
@@ -158,7 +158,7 @@ def judge(
         return _redirect(status, headers.get("location", ""), url), ""
 
     reason = _phrase(status)
-    if said := one_line(_message(content_type, body), secrets):
+    if said := without_secrets(_message(content_type, body), secrets):
         reason += f": {said}"
     if status in _REFUSALS:
         return ExportOutcome(Verdict.REFUSED, reason), ""
@@ -191,10 +191,10 @@ def _success(status: int, content_type: str, body: bytes, secrets: frozenset[str
     """Believe a success only if it speaks OTLP: a login page and a proxy's greeting are 200 as well."""
     response = _response(content_type, body)
     if response is None:
-        said = one_line(_message(content_type, body), secrets)
+        said = without_secrets(_message(content_type, body), secrets)
         reason = f"{_phrase(status)}, but the answer is not OTLP (check OTEL_EXPORTER_OTLP_ENDPOINT)"
         return ExportOutcome(Verdict.RETRY, f"{reason}: {said}" if said else reason), ""
-    message = one_line(response.partial_success.error_message, secrets)
+    message = without_secrets(response.partial_success.error_message, secrets)
     rejected = response.partial_success.rejected_spans
     if rejected > 0:
         reason = f"{rejected} span{'s' if rejected > 1 else ''} rejected: {message or 'no reason given'}"

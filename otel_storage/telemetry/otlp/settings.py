@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from otel_storage.privacy.secrets import one_line, secrets_in, secrets_in_pairs, without_credentials
+from otel_storage.privacy.secrets import secrets_in, secrets_in_pairs, without_credentials, without_secrets
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.runtime.complaints import Complaints
 from otel_storage.telemetry.otlp.internals import HEADERS_LOGGER, PREFIX, listen_to, listening
@@ -124,7 +124,7 @@ class Settings:
         if seconds >= PROBABLY_MILLISECONDS:
             warn(
                 f"{self._find('TIMEOUT')[0]} is {seconds:g} seconds, which is probably meant as milliseconds: "
-                f"OpenTelemetry for Python takes seconds; {seconds / 1000:g} would be as many milliseconds"
+                f"OpenTelemetry for Python takes seconds; set it to {seconds / 1000:g} if milliseconds are meant"
             )
         return seconds
 
@@ -233,7 +233,7 @@ def secrets_of_arguments(kwargs: Mapping[str, Any]) -> frozenset[str]:
 def _check_http(variable: str, value: str) -> None:
     if _scheme(value) in ("http", "https"):
         return
-    shown = one_line(without_credentials(value))[:_LONGEST_VALUE]
+    shown = without_secrets(without_credentials(value))[:_LONGEST_VALUE]
     if "://" in value:
         mend = "OTLP over HTTP takes http://HOST:PORT or https://HOST:PORT"
     else:
@@ -251,7 +251,7 @@ def _scheme(endpoint: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(one_line(text, secrets_in(text))[:_LONGEST_VALUE])
+    return repr(without_secrets(text, secrets_in(text))[:_LONGEST_VALUE])
 
 
 def warn(message: str) -> None:

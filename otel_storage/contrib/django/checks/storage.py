@@ -100,7 +100,7 @@ def is_spec(value: object) -> bool:
 
 def words_of(error: BaseException) -> str:
     """What the error says, on one line and without secrets."""
-    from otel_storage.cli.text import one_line
+    from otel_storage.privacy.lines import one_line
     from otel_storage.privacy.masking import scrub
     from otel_storage.results.exceptions import OtelStorageError
 

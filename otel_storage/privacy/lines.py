@@ -1,0 +1,20 @@
+"""A text from elsewhere on one line of a log, an error or a terminal."""
+
+from __future__ import annotations
+
+LONGEST = 2000
+"""Characters of a text that are looked at for one line: messages of megabytes exist."""
+
+
+def one_line(text: object, longest: int | None = LONGEST, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
+    """The text on one line, without what would steer the terminal: escape sequences, bells, right-to-left marks.
+
+    Args:
+        text: A text, or what is printed as one.
+        longest: How many of its characters are looked at; None for all.
+        instead: What stands in the place of a character that cannot be printed.
+    """
+    line = str(text)[:longest]
+    if not line.isprintable():
+        line = "".join(char if char.isprintable() or char.isspace() else instead for char in line)
+    return " ".join(line.split())
