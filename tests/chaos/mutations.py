@@ -29,10 +29,11 @@ def settle_first() -> None:
 
 def reference_later() -> None:
     """Write the reference after the commit of the final state, in a transaction of its own."""
-    from otel_storage.sql.outbox.transitions import write_references
+    from otel_storage.sql.database.postgresql import PostgresqlPolicy
+    from otel_storage.sql.outbox import transitions
     from otel_storage.sql.records import reporting
 
-    advance = reporting.advance
+    advance, write_references = reporting.advance, transitions.write_references
     put_off: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def put_off_references(_connection: Any, *args: Any, **kwargs: Any) -> bool:
@@ -46,11 +47,11 @@ def reference_later() -> None:
             later, named = put_off[-1]
             # A busy machine takes as long between two commits.
             time.sleep(0.005)
-            record.database.write(lambda connection: write_references(connection, *later, **named))
+            record.records.database.write(lambda connection: write_references(connection, *later, **named))
         return winners
 
-    _patch(reporting, "write_references", put_off_references)
-    _patch(reporting, "_refers_at_once", lambda *_: False)
+    _patch(transitions, "write_references", put_off_references)
+    _patch(PostgresqlPolicy, "refers_at_once", False)
     _patch(reporting, "advance", advance_and_reference)
 
 

@@ -22,6 +22,7 @@ for _module in (
     "otel_storage.composite",
     "otel_storage.telemetry.delivery.rounds",
     "otel_storage.telemetry.otlp.exporter",
+    "otel_storage.telemetry.otlp.opening",
     "otel_storage.telemetry.otlp.session",
     "otel_storage.telemetry.recording",
     "otel_storage.telemetry.delivery.sending",
