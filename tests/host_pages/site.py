@@ -341,7 +341,7 @@ def _store_object(record: Any, identity: dict[str, Any]) -> None:
 
     table = schema.task_result
     statement = update(table).where(table.c.id == record.get_id()).values(task_object=json.dumps(identity))
-    record.database.write(lambda connection: connection.execute(statement).rowcount)
+    record.records.database.write(lambda connection: connection.execute(statement).rowcount)
 
 
 def _registered(name: str) -> Any:

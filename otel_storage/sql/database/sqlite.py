@@ -157,6 +157,10 @@ class _TimeText(UserDefinedType[datetime]):
         """Look the text up where it was made before, without a call of Python's."""
         return _TEXTS.__getitem__
 
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """The text as it stands in a statement."""
+        return lambda moment: f"'{_TEXTS[moment]}'"
+
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
         """Give UTC."""
         return _utc_from_text

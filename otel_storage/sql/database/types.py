@@ -56,6 +56,10 @@ class _Name(UserDefinedType[PipelineTaskStatus]):
         """Store the name."""
         return _name_of
 
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """The name as it stands in a statement."""
+        return lambda status: f"'{status.value}'"
+
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], PipelineTaskStatus | None]:
         """Give the status."""
         return _status_of
