@@ -6,6 +6,7 @@ import ast
 import inspect
 from collections.abc import Iterator
 from contextlib import closing
+from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -91,7 +92,12 @@ def wing(module: str) -> str:
 
 def imports(path: Path, module: str) -> Iterator[tuple[int, str]]:
     """Each module that the file imports, anywhere in it, with the line; for the type checker alone counts too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    yield from imports_of(ast.parse(path.read_text()), module)
+
+
+def imports_of(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
+    """The same of a syntax tree."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -138,6 +144,22 @@ def test_wings_look_one_way(module: str) -> None:
     ]
 
     assert upward == []
+
+
+def test_no_circle_of_imports() -> None:
+    """Modules need each other in one direction; for annotations alone they may name each other."""
+    needs = {}
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = [ast.Pass()]
+        names = {name for _line, name in imports_of(tree, module)} & MODULES.keys()
+        # A package's own name is part of the name of each of its modules.
+        needs[module] = {name for name in names if not module.startswith(f"{name}.")} - {module}
+
+    # Raises CycleError, which names the circle.
+    assert [*TopologicalSorter(needs).static_order()]
 
 
 def test_no_file_is_named_as_its_folder() -> None:
