@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import traceback
 
 import pydantic
@@ -235,7 +236,8 @@ def test_a_syntax_errors_own_message_is_reduced() -> None:
 
     assert CARD not in stack
     assert '    |   File "orders.py", line 3\n    |     a = = b\n' in stack
-    assert "SyntaxError: 1 validation error for Order: card: int_parsing\n    | noted\n" in stack
+    # Versions of pydantic have names of their own for the kind of error.
+    assert re.search(r"SyntaxError: 1 validation error for Order: card: [\w.]+\n    \| noted\n", stack)
 
 
 def test_notes_that_are_none_are_not_printed() -> None:
