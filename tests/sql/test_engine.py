@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -631,6 +631,25 @@ def test_errors_hold_no_input_data(storage: SqlPipelineStorage) -> None:
     assert "hide_parameters" in str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value)) + repr(caught.value)
     assert len(storage.get_pipeline_executions()) == 0
+
+
+def test_a_transaction_passes_through_four_functions(storage: SqlPipelineStorage) -> None:
+    """Every change of state pays for each of them, on each engine: nothing else of ours is called around the work."""
+    storage.database.write(lambda connection: connection.execute(select(1)))
+    package = str(Path(engine_module.__file__).parents[2])
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            called.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        storage.database.write(lambda connection: None)
+    finally:
+        sys.setprofile(None)
+
+    assert called == ["write", "__enter__", "transact", "__exit__"]
 
 
 def test_writes_are_one_transaction(storage: SqlPipelineStorage) -> None:
