@@ -77,12 +77,9 @@ def deliver(watch: bool, serve: tuple[str, int] | None, push_metrics: bool, url:
 
 def _deliver_once(storage: OtelPipelineStorage, output: Output) -> None:
     endpoint = storage.delivery.endpoint
-    # What becomes due meanwhile is sent too.
-    waiting = storage.records.outbox.status().waiting if output.err.is_terminal else 0
-    with output.progress("Sending", lambda: waiting, "entries of the outbox") as done:
-        report = storage.delivery.deliver_due(
-            lambda report: done(min(report.settled + report.refused + report.expired, waiting))
-        )
+    outbox = storage.records.outbox
+    with output.progress("Sending", "entries of the outbox", lambda: outbox.status().waiting) as show:
+        report = storage.delivery.deliver_due(lambda each: show(each.settled + each.refused + each.expired))
     status = storage.records.outbox.status()
     if output.as_json:
         output.document(as_json(endpoint, report, status))

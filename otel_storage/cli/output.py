@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from otel_storage.cli import text
@@ -145,21 +144,28 @@ class Output:
         self.out.file.flush()
 
     @contextlib.contextmanager
-    def progress(self, doing: str, total: Callable[[], int], unit: str) -> Iterator[Callable[[int], None]]:
-        """Show meanwhile how much of something is done, on a terminal only; gives what is told how much.
+    def progress(self, doing: str, noun: str, count: Callable[[], int]) -> Iterator[Callable[[int], None]]:
+        """Show on stderr how much is done, where that is a terminal: ``Replaying ━━━━━ 3/7 runs``.
 
         Args:
-            doing: What is done, as the first word of the line.
-            total: Gives how much there is to do.
-            unit: What is counted.
+            doing: What is being done.
+            noun: What is counted.
+            count: Gives how many there are; not called without a terminal.
+
+        Yields:
+            What is to be told how many of them are done.
         """
         if not self.err.is_terminal:
             yield lambda _done: None
             return
-        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-        with Progress(*columns, console=self.err, transient=True) as progress:
-            task = progress.add_task("", total=total())
-            yield lambda done: progress.update(task, completed=done)
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        total = count()
+        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(noun))
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            # More may come meanwhile.
+            yield lambda done: bar.update(task, completed=min(done, total))
 
     def _json(self, value: Any, indent: int | None = None) -> str:
         encoding = self.out.encoding.lower().replace("-", "")

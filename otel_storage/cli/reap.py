@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from otel_storage.cli import text
+from otel_storage.cli import tables, text
 from otel_storage.cli.options import given_options, json_option, open_storage, parse_moment, url_option
 from otel_storage.cli.output import Output
-from otel_storage.cli.tables import Column, table
+from otel_storage.cli.tables import Column
 from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock, host
 from otel_storage.results.exceptions import ConfigurationError
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from otel_storage.sql.storage import SqlPipelineStorage
     from otel_storage.sql.upkeep.closing import Closing, Outcome
     from otel_storage.sql.upkeep.reaping import DeadRecord
+
+
+_MEASURED = 100
+"""How many lines of a table are read before the first is printed, to see how wide its columns are."""
 
 
 @click.command()
@@ -172,28 +176,31 @@ def _as_json(found: _Found) -> dict[str, Any]:
 def _table(found: Iterator[_Found], output: Output, *, on_hosts: bool, with_outcomes: bool) -> Iterator[Text]:
     """Record, run, name, age and process, as wide as the terminal lets them be, a line as each is found."""
     now = clock.now()
-    columns = (
-        Column("RECORD", least=10, turn=3),
-        Column("RUN", least=8, turn=0),
-        Column("NAME", least=8, turn=1),
-        Column("RUNNING"),
-        Column("PROCESS", least=7, turn=2),
-        *([Column("OUTCOME")] if with_outcomes else []),
-    )
 
     def cells(each: _Found) -> Sequence[str]:
         record, worker = each.record, each.record.worker
         process = "" if worker is None else f"{worker.pid} on {worker.host}" if on_hosts else str(worker.pid)
-        return (
+        shown = (
             f"{record.kind} {record.record_id}",
             one_line(record.run_id),
             one_line(record.pipeline_task or record.pipeline_id),
             text.duration(max(now - record.started, now - now)),
             one_line(process),
-            *([each.word] if with_outcomes else []),
         )
+        return (*shown, each.word) if with_outcomes else shown
 
-    return table(columns, map(cells, found), output)
+    columns = _COLUMNS if with_outcomes else _COLUMNS[:-1]
+    return tables.lines(columns, map(cells, found), output.width, output.glyphs.ellipsis, _MEASURED)
+
+
+_COLUMNS = (
+    Column(heading="RECORD", shrinks=4, least=10),
+    Column(heading="RUN", shrinks=1, least=8),
+    Column(heading="NAME", shrinks=2, least=8),
+    Column(heading="RUNNING"),
+    Column(heading="PROCESS", shrinks=3, least=7),
+    Column(heading="OUTCOME"),
+)
 
 
 def _summarise(output: Output, tally: _Tally, closing: Closing | None, *, by_age: bool) -> None:

@@ -96,7 +96,7 @@ def replay(
         )
         work = Replay(records.database, records.clock, selection, rate=rate, dry_run=dry_run)
         try:
-            with output.progress("Replaying", work.count, "runs") as done:
+            with output.progress("Replaying", "runs", work.count) as done:
                 for report in work.run():
                     done(report.runs + report.untraced)
         except BaseException:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from otel_storage.cli import Failure, run_tree, text, waterfall
+from otel_storage.cli import Failure, run_tree, tables, text, waterfall
 from otel_storage.cli.options import given_options, json_option, open_records, parse_moment, url_option
 from otel_storage.cli.output import Output
-from otel_storage.cli.tables import Column, table
+from otel_storage.cli.tables import Column
 from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
@@ -161,26 +161,26 @@ def _table(page: Sequence[PipelineExecution], output: Output) -> Iterator[Text]:
     """Run, status, pipeline, start and duration, as wide as the terminal lets them be."""
     is_wide = output.width >= 64
     now = clock.now()
-    ids = [one_line(run.get_run_id()) for run in page]
-    columns = (
-        # The start of an id will do for `show`, if it is no other's.
-        Column("RUN", least=_unique_prefix(ids), is_start_enough=True),
-        Column("STATUS" if is_wide else "S"),
-        Column("PIPELINE", style="bold", least=4, turn=1),
-        Column("STARTED", style="dim"),
-        Column("TOOK", is_right=True),
-    )
-    rows = (
+    rows = [
         (
-            run_id,
+            one_line(run.get_run_id()),
             waterfall.status_text(run.get_status(), output.glyphs, is_wide),
             one_line(run.get_pipeline_id()),
             _start(run, short=not is_wide),
             text.duration(_taken(run, now)),
         )
-        for run_id, run in zip(ids, page, strict=True)
+        for run in page
+    ]
+    # The start of an id will do for `show`, if it is no other's.
+    shortest = _unique_prefix([run_id for run_id, *_ in rows])
+    columns = (
+        Column(heading="RUN", shrinks=1, least=shortest, at_once=True, has_ellipsis=False),
+        Column(heading="STATUS" if is_wide else "S"),
+        Column(heading="PIPELINE", shrinks=2, least=4, style="bold"),
+        Column(heading="STARTED", style="dim"),
+        Column(heading="TOOK", is_right=True),
     )
-    return table(columns, rows, output)
+    return tables.lines(columns, rows, output.width, output.glyphs.ellipsis)
 
 
 def _unique_prefix(ids: Sequence[str]) -> int:

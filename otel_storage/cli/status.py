@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from otel_storage.cli import Failure, text
+from otel_storage.cli import Failure, tables, text
 from otel_storage.cli.deliver import entries, outbox_as_json
 from otel_storage.cli.options import json_option, open_telemetry, parse_age, url_option
 from otel_storage.cli.output import Output
-from otel_storage.cli.tables import Column, table
+from otel_storage.cli.tables import Column
 from otel_storage.privacy.lines import one_line
 
 if TYPE_CHECKING:
@@ -252,8 +252,7 @@ def _events(overview: Overview, output: Output) -> Iterator[Text]:
 def _table(overview: Overview, output: Output) -> Iterator[Text]:
     """The senders: which process, whether it watches, and when it was seen, succeeded and failed."""
     shown = overview.senders[:_SENDERS_SHOWN]
-    columns = (Column("SENDER", least=8), *map(Column, ("PID", "WATCHES", "SEEN", "ACCEPTED", "FAILED")))
-    rows = (
+    rows = [
         (
             one_line(sender.host),
             str(sender.pid),
@@ -263,10 +262,20 @@ def _table(overview: Overview, output: Output) -> Iterator[Text]:
             _ago(overview, sender.failed),
         )
         for sender in shown
-    )
-    yield from table(columns, rows, output)
+    ]
+    yield from tables.lines(_COLUMNS, rows, output.width, output.glyphs.ellipsis)
     if len(overview.senders) > len(shown):
         yield Text("and more; --json lists the 100 seen last", style="dim")
+
+
+_COLUMNS = (
+    Column(heading="SENDER", shrinks=1, least=8),
+    Column(heading="PID"),
+    Column(heading="WATCHES"),
+    Column(heading="SEEN"),
+    Column(heading="ACCEPTED"),
+    Column(heading="FAILED"),
+)
 
 
 def _fitting(words: str, output: Output, taken: int) -> str:

@@ -116,7 +116,7 @@ def test_json_keys(runs: Runs, url: str, invoke: Invoke) -> None:
 
 def test_table_fits(runs: Runs, url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 80 columns no line is longer nor wrapped, however long names are and however many lines there are."""
-    monkeypatch.setattr("otel_storage.cli.tables.MEASURED", 2)
+    monkeypatch.setattr("otel_storage.cli.reap._MEASURED", 2)
     ids = [f"{number}-{'a long name of a run ' * number}" for number in range(1, 5)]
     for run_id in ids:
         runs.build(run_id, "tests.PipelinesWithQuiteALongNameForATerminal")
