@@ -13,14 +13,12 @@ from otel_storage.cli import Failure, text
 from otel_storage.cli.options import given_options, json_option, open_records, parse_moment, url_option
 from otel_storage.cli.output import Output
 from otel_storage.cli.runs import find_run
+from otel_storage.ports.outbox import REPLAY_RATE
 from otel_storage.results import clock
 
 if TYPE_CHECKING:
     from otel_storage.sql.outbox.replay import ReplayReport
     from otel_storage.sql.storage import SqlPipelineStorage
-
-_RATE = 500
-"""See ``otel_storage.sql.outbox.replay.RATE``, which is not imported for the help alone."""
 
 
 @click.command()
@@ -43,7 +41,7 @@ _RATE = 500
     "--rate",
     metavar="N",
     type=click.IntRange(0),
-    default=_RATE,
+    default=REPLAY_RATE,
     show_default=True,
     help="How many entries become due in a second, among those of new spans; 0: all at once.",
 )

@@ -15,6 +15,9 @@ from typing import Protocol
 
 from otel_storage.ports.snapshots import RunSnapshot, TaskResultSnapshot
 
+REPLAY_RATE = 500
+"""How many replayed references become due in a second: fewer than a sender sends in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

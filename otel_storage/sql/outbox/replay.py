@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
 
+from otel_storage.ports.outbox import REPLAY_RATE
 from otel_storage.ports.traces import is_sampled
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL
@@ -28,9 +29,6 @@ from otel_storage.sql.outbox.transitions import reference
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
     from otel_storage.sql.database.engine import Database
-
-RATE = 500
-"""How many references become due in a second: fewer than a sender sends in it."""
 
 _RUNS = 500
 """How many runs are read at once."""
@@ -112,7 +110,13 @@ class Replay:
     """
 
     def __init__(
-        self, database: Database, clock: Clock, selection: Selection, *, rate: float = RATE, dry_run: bool = False
+        self,
+        database: Database,
+        clock: Clock,
+        selection: Selection,
+        *,
+        rate: float = REPLAY_RATE,
+        dry_run: bool = False,
     ) -> None:
         self.report = ReplayReport(cursor=selection.after)
         self._database = database
