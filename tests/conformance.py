@@ -14,7 +14,7 @@ from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.conformance import StrictStorageConformance
-from tests import services
+from tests import schemas
 
 ClosableStorage = SqlPipelineStorage | OtelPipelineStorage
 
@@ -23,12 +23,12 @@ class OnSql(StrictStorageConformance):
     """The suite over a storage on ``url``."""
 
     def open_storage(self, url: str, clock: ManualClock) -> ClosableStorage:
-        """A storage on the database, whose schema it makes."""
+        """A storage on the database."""
         raise NotImplementedError
 
     @pytest.fixture
     def url(self) -> str:
-        """URL of an empty database."""
+        """URL of a database without a record."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -38,7 +38,7 @@ class OnSql(StrictStorageConformance):
 
     @pytest.fixture
     def storage(self, url: str, clock: ManualClock) -> Iterator[ClosableStorage]:
-        """A storage on a database that is empty."""
+        """A storage on a database without a record."""
         with closing(self.open_storage(url, clock)) as storage:
             yield storage
 
@@ -58,7 +58,7 @@ class OnSqliteFile(OnSharedSql):
 
     @pytest.fixture
     def url(self, sqlite_url: str) -> str:
-        """A file that does not exist yet."""
+        """A file that has the schema."""
         return sqlite_url
 
 
@@ -70,6 +70,14 @@ class OnSqliteMemory(OnSql):
         """A database in memory."""
         return "sqlite://"
 
+    @pytest.fixture
+    def storage(self, url: str, clock: ManualClock) -> Iterator[ClosableStorage]:
+        """A storage whose database, which begins with its connection, has the schema."""
+        with closing(self.open_storage(url, clock)) as storage:
+            records = storage.records if isinstance(storage, OtelPipelineStorage) else storage
+            schemas.fill_memory(records.database.engine)
+            yield storage
+
 
 class OnServer(OnSharedSql):
     """On a server: one database for all tests of the class, emptied before each."""
@@ -79,7 +87,7 @@ class OnServer(OnSharedSql):
 
     @classmethod
     def create_database(cls) -> AbstractContextManager[URL]:
-        """An empty database, dropped at the end."""
+        """A database that has the schema, dropped at the end."""
         raise NotImplementedError
 
     def restart_ids(self, connection: Connection, table: Table) -> None:
@@ -92,8 +100,6 @@ class OnServer(OnSharedSql):
         cls._databases = ExitStack()
         database = cls._databases.enter_context(cls.create_database())
         cls._url = database.render_as_string(hide_password=False)
-        with closing(SqlPipelineStorage(cls._url)) as storage:
-            storage.upgrade()
 
     @classmethod
     def teardown_class(cls) -> None:
@@ -118,8 +124,8 @@ class OnPostgresql(OnServer):
 
     @classmethod
     def create_database(cls) -> AbstractContextManager[URL]:
-        """An empty database, dropped at the end."""
-        return services.postgresql_database()
+        """A database that has the schema, dropped at the end."""
+        return schemas.postgresql_database()
 
     def restart_ids(self, connection: Connection, table: Table) -> None:
         """Set the sequence back."""
@@ -131,8 +137,8 @@ class OnMariadb(OnServer):
 
     @classmethod
     def create_database(cls) -> AbstractContextManager[URL]:
-        """An empty database, dropped at the end."""
-        return services.mariadb_database()
+        """A database that has the schema, dropped at the end."""
+        return schemas.mariadb_database()
 
     def restart_ids(self, connection: Connection, table: Table) -> None:
         """Set the counter back."""

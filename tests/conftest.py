@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.context import Context, attach, detach
 
 from otel_storage.telemetry.otlp import settings
-from tests import services
+from tests import schemas, services
 
 # An example may write to a database: its time says nothing about the code.
 hypothesis.settings.register_profile("otel-storage", deadline=None)
@@ -61,35 +61,77 @@ def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPELINES_PIPELINES_RESULTS_STORAGE", raising=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def dropped_templates() -> Iterator[None]:
+    """Drop the databases that others were copied from, after the last test of the process."""
+    yield
+    schemas.drop_templates()
+
+
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """URL of a SQLite file of the test's own, which does not exist yet."""
-    return f"sqlite:///{tmp_path / 'otel_storage.db'}"
+def sqlite_url(empty_sqlite_url: str) -> str:
+    """URL of a SQLite file of the test's own, which has the schema and no record."""
+    schemas.write_sqlite_file(Path(empty_sqlite_url.removeprefix("sqlite:///")))
+    return empty_sqlite_url
 
 
 @pytest.fixture
 def postgresql_url() -> Iterator[str]:
-    """URL, with its password, of an empty PostgreSQL database of the test's own; no schema is in it."""
-    with services.postgresql_database() as url:
+    """URL, with its password, of a PostgreSQL database of the test's own, which has the schema and no record."""
+    with schemas.postgresql_database() as url:
         yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture
 def mariadb_url() -> Iterator[str]:
-    """URL, with its password, of an empty MariaDB database of the test's own; no schema is in it."""
-    with services.mariadb_database() as url:
+    """URL, with its password, of a MariaDB database of the test's own, which has the schema and no record."""
+    with schemas.mariadb_database() as url:
         yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
 def server_url(request: pytest.FixtureRequest) -> str:
-    """URL of an empty database of the test's own, on each server in turn."""
+    """URL of a database of the test's own that has the schema and no record, on each server in turn."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of an empty database of the test's own, on each engine in turn."""
+    """URL of a database of the test's own that has the schema and no record, on each engine in turn."""
     url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path: Path) -> str:
+    """URL of a SQLite file of the test's own, which does not exist yet."""
+    return f"sqlite:///{tmp_path / 'otel_storage.db'}"
+
+
+@pytest.fixture
+def empty_postgresql_url() -> Iterator[str]:
+    """URL, with its password, of an empty PostgreSQL database of the test's own; no schema is in it."""
+    with services.postgresql_database() as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def empty_mariadb_url() -> Iterator[str]:
+    """URL, with its password, of an empty MariaDB database of the test's own; no schema is in it."""
+    with services.mariadb_database() as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def empty_server_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database of the test's own, on each server in turn."""
+    url: str = request.getfixturevalue(f"empty_{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database of the test's own, on each engine in turn."""
+    url: str = request.getfixturevalue(f"empty_{request.param}_url")
     return url

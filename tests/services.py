@@ -74,8 +74,11 @@ def redis_prefix() -> Iterator[str]:
 
 
 @contextmanager
-def postgresql_database() -> Iterator[URL]:
-    """Create an empty database on the test server and drop it afterwards, whoever is still connected."""
+def postgresql_database(template: str = "template1") -> Iterator[URL]:
+    """Create a database on the test server and drop it afterwards, whoever is still connected.
+
+    The database is empty, or else a copy of the database ``template``.
+    """
     __tracebackhide__ = True
     server = postgresql_server()
     # Imported here: on a machine without a server the driver may be absent too.
@@ -86,7 +89,8 @@ def postgresql_database() -> Iterator[URL]:
     conninfo = server.set(drivername="postgresql").render_as_string(hide_password=False)
     # A server that is named and cannot be reached is an error, not a reason to skip.
     with closing(psycopg.connect(conninfo, autocommit=True, connect_timeout=10)) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        names = sql.Identifier(name), sql.Identifier(template)
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
     try:
         yield server.set(database=name)
     finally:
@@ -113,12 +117,12 @@ def mariadb_database() -> Iterator[URL]:
     server = mariadb_server()
     name = f"test_{uuid.uuid4().hex}"
     # A server that is named and cannot be reached is an error, not a reason to skip.
-    with _mariadb_admin(server) as admin:
+    with mariadb_connection(server) as admin:
         admin.exec_driver_sql(f"CREATE DATABASE {name}")
     try:
         yield server.set(database=name)
     finally:
-        with _mariadb_admin(server) as admin:
+        with mariadb_connection(server) as admin:
             # One that is left in a transaction would hold the tables.
             sessions = admin.exec_driver_sql("SELECT id FROM information_schema.processlist WHERE db = %s", (name,))
             for session in sessions.scalars().all():
@@ -128,8 +132,9 @@ def mariadb_database() -> Iterator[URL]:
 
 
 @contextmanager
-def _mariadb_admin(server: URL) -> Iterator[Connection]:
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+def mariadb_connection(url: URL) -> Iterator[Connection]:
+    """Connect to a database by an engine of its own, on which each statement is committed at once."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         yield connection
     engine.dispose()

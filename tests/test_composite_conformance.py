@@ -15,9 +15,7 @@ pytestmark = pytest.mark.conformance
 class _Composite(conformance.OnSql):
     def open_storage(self, url: str, clock: ManualClock) -> OtelPipelineStorage:
         """A storage with telemetry, which sends nothing by itself."""
-        storage = OtelPipelineStorage(url=url, clock=clock, exporter=InMemorySpanExporter(), delivery="external")
-        storage.records.upgrade()
-        return storage
+        return OtelPipelineStorage(url=url, clock=clock, exporter=InMemorySpanExporter(), delivery="external")
 
 
 class TestSqliteFile(_Composite, conformance.OnSqliteFile):

@@ -142,7 +142,7 @@ def test_what_the_guard_says() -> None:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def made(request: pytest.FixtureRequest) -> Iterator[Databases]:
     """Databases for benchmarks, on each engine."""
-    with databases(None if request.param == "sqlite" else request.getfixturevalue("postgresql_url")) as found:
+    with databases(None if request.param == "sqlite" else request.getfixturevalue("empty_postgresql_url")) as found:
         yield found
 
 
@@ -163,11 +163,11 @@ def test_history(made: Databases) -> None:
     assert digest[history.OTHER_PIPELINE].total_runs == 10
 
 
-def test_databases_are_removed(postgresql_url: str) -> None:
+def test_databases_are_removed(empty_postgresql_url: str) -> None:
     """Those of another process's histories too."""
-    engine = create_engine(postgresql_url)
-    with databases(postgresql_url) as shared:
-        with databases(postgresql_url, shared) as made:
+    engine = create_engine(empty_postgresql_url)
+    with databases(empty_postgresql_url) as shared:
+        with databases(empty_postgresql_url, shared) as made:
             names = [made.fresh().database, made.history(1).database]
         with engine.connect() as connection:
             there = set(connection.exec_driver_sql("SELECT datname FROM pg_database").scalars())

@@ -173,10 +173,10 @@ def test_unwritable_place(execute: Execute, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("otel-storage: cannot open sqlite:///")
 
 
-def test_server_without_schema(execute: Execute, server_url: str) -> None:
+def test_server_without_schema(execute: Execute, empty_server_url: str) -> None:
     """On a server without the schema the demo names the command that makes it; after that it runs."""
-    before = execute("demo", "--url", server_url, env=NOWHERE)
+    before = execute("demo", "--url", empty_server_url, env=NOWHERE)
     assert before.returncode == 1
     assert "otel-storage db upgrade" in before.stderr.splitlines()[-1]
-    assert execute("db", "upgrade", "--url", server_url).returncode == 0
-    assert execute("demo", "--url", server_url, env=NOWHERE).returncode == 0
+    assert execute("db", "upgrade", "--url", empty_server_url).returncode == 0
+    assert execute("demo", "--url", empty_server_url, env=NOWHERE).returncode == 0

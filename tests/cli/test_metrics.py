@@ -139,9 +139,9 @@ def test_printing_shows_nothing_to_prometheus(runs: Runs, sqlite_url: str, invok
     assert {total.count for total in runs.storage.records.totals.read().totals} == {0}
 
 
-def test_no_database(sqlite_url: str, invoke: Invoke) -> None:
+def test_no_database(empty_sqlite_url: str, invoke: Invoke) -> None:
     """A database that does not exist is not made by looking for metrics."""
-    result = invoke("metrics", "--url", sqlite_url)
+    result = invoke("metrics", "--url", empty_sqlite_url)
 
     assert result.exit_code == 1
     assert "there is no database at" in result.stderr

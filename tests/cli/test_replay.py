@@ -207,9 +207,9 @@ def test_stopped_and_resumed(runs: Runs, url: str, invoke: Invoke, monkeypatch: 
     assert len(rows) == len(set(rows)) == 5 * ENTRIES
 
 
-def test_schema_that_is_missing(postgresql_url: str, invoke: Invoke) -> None:
+def test_schema_that_is_missing(empty_postgresql_url: str, invoke: Invoke) -> None:
     """A database without the schema is told in one line, with nothing to go on from."""
-    result = invoke("replay", "--since", "1d", "--url", postgresql_url)
+    result = invoke("replay", "--since", "1d", "--url", empty_postgresql_url)
     assert result.exit_code == 1
     assert "otel-storage db upgrade" in result.stderr
     assert (result.stderr.count("\n"), result.stdout) == (1, "")

@@ -314,12 +314,12 @@ def test_wrong_usage(options: tuple[str, ...], words: str, runs: Runs, database_
     assert words in result.stderr
 
 
-def test_no_database(sqlite_url: str, invoke: Invoke) -> None:
+def test_no_database(empty_sqlite_url: str, invoke: Invoke) -> None:
     """A look at a database that is not there says so, and makes none."""
-    result = invoke("status", "--url", sqlite_url)
+    result = invoke("status", "--url", empty_sqlite_url)
     assert result.exit_code == 1
     assert "there is no database" in result.stderr
-    assert invoke("status", "--url", sqlite_url, "--json").stdout == ""
+    assert invoke("status", "--url", empty_sqlite_url, "--json").stdout == ""
 
 
 def test_nothing_is_sent(runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

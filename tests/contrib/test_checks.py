@@ -271,9 +271,9 @@ def test_newer_schema(records: SqlPipelineStorage, database_url: str, checker: C
     assert "s3cret-pw" not in json.dumps(message)
 
 
-def test_no_schema(postgresql_url: str, checker: Checker) -> None:
+def test_no_schema(empty_postgresql_url: str, checker: Checker) -> None:
     """W006: a server's database without our tables."""
-    message = only(checker([OTEL, {"url": postgresql_url}], databases=["default"]))
+    message = only(checker([OTEL, {"url": empty_postgresql_url}], databases=["default"]))
     assert (message["id"], message["level"]) == ("otel_storage.W006", WARNING)
     assert "has no schema yet" in message["msg"]
     assert message["hint"] == "Run: python manage.py otel_storage_migrate"
@@ -340,9 +340,9 @@ def test_who_need_not_be_watched(records: SqlPipelineStorage, database_url: str,
     assert message["id"] == "otel_storage.I001"
 
 
-def test_nobody_watches_a_file_to_be(checker: Checker, sqlite_url: str, tmp_path: Path) -> None:
+def test_nobody_watches_a_file_to_be(checker: Checker, empty_sqlite_url: str, tmp_path: Path) -> None:
     """W003 before the first run too, and no file is made."""
-    message = only(checker([OTEL, {"url": sqlite_url, "delivery": "external"}], databases=["default"]))
+    message = only(checker([OTEL, {"url": empty_sqlite_url, "delivery": "external"}], databases=["default"]))
     assert message["id"] == "otel_storage.W003"
     assert list(tmp_path.iterdir()) == []
 
@@ -453,9 +453,9 @@ def test_what_people_see(project: Project) -> None:
     )
 
 
-def test_migrate_checks_the_storage(project: Project, postgresql_url: str) -> None:
+def test_migrate_checks_the_storage(project: Project, empty_postgresql_url: str) -> None:
     """``migrate`` asks the storage's database too, and goes on; our own command mends what it finds."""
-    settings = {"PIPELINES_PIPELINES_RESULTS_STORAGE": [OTEL, {"url": postgresql_url}]}
+    settings = {"PIPELINES_PIPELINES_RESULTS_STORAGE": [OTEL, {"url": empty_postgresql_url}]}
     first = project.manage("migrate", settings=settings)
     assert first.returncode == 0
     assert "(otel_storage.W006)" in first.stderr

@@ -73,7 +73,7 @@ def test_options_are_those_of_the_command(name: str, project: Project) -> None:
 
 
 @pytest.mark.parametrize("use_tz", [True, False])
-def test_commands_by_call(use_tz: bool, database_url: str, project: Project, receiver: OtlpReceiver) -> None:
+def test_commands_by_call(use_tz: bool, empty_database_url: str, project: Project, receiver: OtlpReceiver) -> None:
     """``call_command`` migrates, delivers and tells, into the streams it is given, on each engine."""
     script = """
 first = call("otel_storage_migrate", json=True)
@@ -83,7 +83,7 @@ sent = call("otel_storage_deliver", as_json=True)
 empty = call("otel_storage_status", json=True, max_wait="1h")
 print(json.dumps([first, waiting, sent, empty, call("otel_storage_migrate")]))
 """
-    settings = {**external(database_url), "USE_TZ": use_tz}
+    settings = {**external(empty_database_url), "USE_TZ": use_tz}
     answers = project.python(RUN + script, settings, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
     assert [(err, failure) for _, err, failure in answers[:4]] == [("", None)] * 4
     first, waiting, sent, empty = (json.loads(out) for out, _, _ in answers[:4])
@@ -157,10 +157,10 @@ def test_exit_codes(project: Project, receiver: OtlpReceiver) -> None:
     assert status.stdout.startswith("waiting     0\n")
 
 
-def test_what_is_wrong_elsewhere_is_no_hindrance(project: Project, database_url: str) -> None:
+def test_what_is_wrong_elsewhere_is_no_hindrance(project: Project, empty_database_url: str) -> None:
     """A project that the checks complain of can be mended by the command that their hint names."""
     settings = {"PIPELINES_PIPELINES_RESULTS_STORAGE": "nowhere.Storage"}
-    done = project.manage("otel_storage_migrate", "--url", database_url, settings=settings)
+    done = project.manage("otel_storage_migrate", "--url", empty_database_url, settings=settings)
     assert done.returncode == 0
     named = project.manage("otel_storage_migrate", settings=settings)
     assert named.returncode == 1

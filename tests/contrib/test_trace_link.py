@@ -90,9 +90,9 @@ def test_link_to_the_trace(use_tz: bool, project: Project) -> None:
     assert answered["logged"] == []
 
 
-def test_link_on_a_server(project: Project, postgresql_url: str) -> None:
+def test_link_on_a_server(project: Project, empty_postgresql_url: str) -> None:
     """The same with PostgreSQL."""
-    arguments = {"url": postgresql_url, "trace_url": JAEGER}
+    arguments = {"url": empty_postgresql_url, "trace_url": JAEGER}
     project.manage("otel_storage_migrate", settings={"PIPELINES_PIPELINES_RESULTS_STORAGE": storage(**arguments)})
     answered = pages(project, storage(**arguments))
     assert len(LINK.findall(answered["pages"][0])) == 1

@@ -24,7 +24,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Django's own database, on each engine in turn."""
     if request.param == "sqlite":
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "django.db")}
-    url = make_url(request.getfixturevalue("postgresql_url"))
+    url = make_url(request.getfixturevalue("empty_postgresql_url"))
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": url.database,
@@ -36,10 +36,10 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def our_url(database: dict[str, Any], sqlite_url: str) -> Iterator[str]:
+def our_url(database: dict[str, Any], empty_sqlite_url: str) -> Iterator[str]:
     """A database of our storage's own, on the same engine as Django's."""
     if database["ENGINE"].endswith("sqlite3"):
-        yield f"{sqlite_url}.ours"
+        yield f"{empty_sqlite_url}.ours"
         return
     with services.postgresql_database() as url:
         yield url.render_as_string(hide_password=False)

@@ -111,30 +111,30 @@ COLLECTORS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 def test_no_exporter_keeps_a_process_from_leaving(
-    sqlite_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+    empty_sqlite_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does one that does not come back."""
     monkeypatch.setenv("TESTS_LIMITS_EXPORTER", "tests.limits.test_endpoints.Hanging")
-    code, seconds = leave("return", sqlite_url, "http://127.0.0.1:9")
+    code, seconds = leave("return", empty_sqlite_url, "http://127.0.0.1:9")
     assert code == 0
     sys.stdout.write(f"with an exporter that hangs: gone after {seconds:.1f} s\n")
-    with closing(SqlPipelineStorage(sqlite_url)) as storage:
+    with closing(SqlPipelineStorage(empty_sqlite_url)) as storage:
         assert storage.outbox.status().waiting == RUNS * 21 + 3
 
 
 @pytest.mark.parametrize("collector", COLLECTORS)
 def test_no_collector_keeps_a_process_from_leaving(
-    collector: str, sqlite_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+    collector: str, empty_sqlite_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An interpreter with a full backlog exits, whatever the collector does; all is sent later."""
     with COLLECTORS[collector]() as server:
-        code, seconds = leave("return", sqlite_url, server.endpoint)
+        code, seconds = leave("return", empty_sqlite_url, server.endpoint)
     assert code == 0
     sys.stdout.write(f"with a collector that is {collector}: gone after {seconds:.1f} s\n")
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-        runs.deliver_the_rest(sqlite_url)
-        with closing(SqlPipelineStorage(sqlite_url)) as storage:
+        runs.deliver_the_rest(empty_sqlite_url)
+        with closing(SqlPipelineStorage(empty_sqlite_url)) as storage:
             expected = runs.expected(storage)
         if collector == "slow":
             assert runs.received(receiver.spans) < expected

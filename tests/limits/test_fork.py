@@ -61,13 +61,13 @@ def thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
 
 
 @pytest.mark.parametrize("delivery", ["external", "thread"])
-def test_what_a_child_commits_survives_its_parent(sqlite_url: str, receiver: OtlpReceiver, delivery: Any) -> None:
+def test_what_a_child_commits_survives_its_parent(empty_sqlite_url: str, receiver: OtlpReceiver, delivery: Any) -> None:
     """A SQLite file belongs to the child as well: its parent, which closes it, takes no journal away from it.
 
     With a connection inherited, the child takes its parent's lock for its own; what it commits after its parent has
     closed the file is in a journal that is removed, and gone.
     """
-    storage = OtelPipelineStorage(url=sqlite_url, delivery=delivery)
+    storage = OtelPipelineStorage(url=empty_sqlite_url, delivery=delivery)
     runs.run(storage)
 
     def work(wait: Callable[[], None]) -> list[str]:
@@ -80,7 +80,7 @@ def test_what_a_child_commits_survives_its_parent(sqlite_url: str, receiver: Otl
         storage.close()
         child.go_on()
         built = child.result()
-    with closing(SqlPipelineStorage(sqlite_url)) as after:
+    with closing(SqlPipelineStorage(empty_sqlite_url)) as after:
         assert len(after.get_pipeline_executions()) == 3
         for run_id in built:
             execution = after.get_pipeline_execution(run_id)
@@ -221,10 +221,10 @@ def test_a_fork_while_the_first_connection_imports(url: str, tmp_path: Path, mon
 
 @pytest.mark.parametrize("lock", [hooks._lock, helpers._lock], ids=["hooks", "helpers"])
 def test_a_fork_while_another_thread_holds_a_lock(
-    lock: Any, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, receiver: OtlpReceiver
+    lock: Any, empty_sqlite_url: str, monkeypatch: pytest.MonkeyPatch, receiver: OtlpReceiver
 ) -> None:
     """What another thread holds for a moment at the fork, nobody holds in the child."""
-    monkeypatch.setenv("OTEL_STORAGE_URL", sqlite_url)
+    monkeypatch.setenv("OTEL_STORAGE_URL", empty_sqlite_url)
     held = threading.Event()
 
     def hold() -> None:
@@ -309,7 +309,7 @@ def test_multiprocessing(url: str, receiver: OtlpReceiver) -> None:
 
 
 def test_a_fork_does_not_wait_for_ever(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    empty_sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A thread that does not come to an end delays a fork for a while, which is said."""
     monkeypatch.setattr(forking, "PATIENCE", 0.2)
@@ -320,7 +320,7 @@ def test_a_fork_does_not_wait_for_ever(
             begun.set()
             ends.wait(20)
 
-    database = Database(sqlite_url)
+    database = Database(empty_sqlite_url)
     with thread(hang):
         assert begun.wait(20)
         with Child(lambda _: 1) as child:

@@ -15,9 +15,7 @@ pytestmark = pytest.mark.conformance
 class _Sql(conformance.OnSql):
     def open_storage(self, url: str, clock: ManualClock) -> SqlPipelineStorage:
         """A storage without telemetry."""
-        storage = SqlPipelineStorage(url, clock=clock)
-        storage.upgrade()
-        return storage
+        return SqlPipelineStorage(url, clock=clock)
 
 
 class TestSqliteFile(_Sql, conformance.OnSqliteFile):

@@ -426,9 +426,9 @@ class TestSqliteFile:
 
 @pytest.mark.parametrize(("durable", "synchronous"), [(False, 1), (True, 2)], ids=["normal", "full"])
 @pytest.mark.parametrize("place", ["file", "memory"])
-def test_pragmas(place: str, durable: bool, synchronous: int, sqlite_url: str) -> None:
+def test_pragmas(place: str, durable: bool, synchronous: int, empty_sqlite_url: str) -> None:
     """Every connection has our settings; ``durable`` syncs every commit to the disk."""
-    database = Database(sqlite_url if place == "file" else "sqlite://", durable=durable)
+    database = Database(empty_sqlite_url if place == "file" else "sqlite://", durable=durable)
     found = []
     for _ in range(2):
         with database.read() as connection:
@@ -495,7 +495,7 @@ class TestGivenEngine:
         if request.param == "memory":
             engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         else:
-            name = "sqlite_url" if request.param == "file" else f"{request.param}_url"
+            name = "empty_sqlite_url" if request.param == "file" else f"empty_{request.param}_url"
             engine = create_engine(request.getfixturevalue(name))
         yield engine
         engine.dispose()
@@ -549,9 +549,9 @@ class TestGivenEngine:
 
         assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["other"]
 
-    def test_own_engine_is_disposed(self, sqlite_url: str) -> None:
+    def test_own_engine_is_disposed(self, empty_sqlite_url: str) -> None:
         """The engine that a storage made for itself is, and the storage can be used again."""
-        storage = SqlPipelineStorage(sqlite_url)
+        storage = SqlPipelineStorage(empty_sqlite_url)
         build(storage, "first")
         pool = storage.database.engine.pool
 
@@ -665,10 +665,10 @@ def test_writes_are_one_transaction(storage: SqlPipelineStorage) -> None:
     assert storage.get_pipeline_execution("run") is None
 
 
-def test_another_driver_of_postgresql(postgresql_url: str) -> None:
+def test_another_driver_of_postgresql(empty_postgresql_url: str) -> None:
     """What is built and reported through a driver that begins transactions by itself is committed: others see it."""
-    url = make_url(postgresql_url).set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
-    with closing(SqlPipelineStorage(url)) as storage, closing(SqlPipelineStorage(postgresql_url)) as other:
+    url = make_url(empty_postgresql_url).set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    with closing(SqlPipelineStorage(url)) as storage, closing(SqlPipelineStorage(empty_postgresql_url)) as other:
         storage.upgrade()
         build(storage, "run")
         [result] = storage.get_task_results("run")
@@ -964,9 +964,9 @@ class TestFork:
         assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["parent"]
         storage.close()
 
-    def test_given_engine(self, server_url: str) -> None:
+    def test_given_engine(self, empty_server_url: str) -> None:
         """A user's engine is not shared with the child either."""
-        engine = create_engine(make_url(server_url))
+        engine = create_engine(make_url(empty_server_url))
         storage = SqlPipelineStorage(engine=engine)
         storage.upgrade()
 

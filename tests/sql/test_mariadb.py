@@ -465,9 +465,9 @@ def read(database: Database) -> None:
         raise AssertionError("it was reached")
 
 
-def test_url_without_a_database(mariadb_url: str) -> None:
+def test_url_without_a_database(empty_mariadb_url: str) -> None:
     """A URL that names a server alone is refused."""
-    database = Database(make_url(mariadb_url).set(database=""))
+    database = Database(make_url(empty_mariadb_url).set(database=""))
 
     for use in (database.upgrade, database.current, lambda: database.write(lambda _: None)):
         with pytest.raises(ConfigurationError, match="names no database; put its name behind the host"):

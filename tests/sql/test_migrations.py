@@ -40,16 +40,16 @@ def build(storage: SqlPipelineStorage, run_id: str) -> object:
 
 
 @pytest.fixture
-def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
+def storage(empty_database_url: str) -> Iterator[SqlPipelineStorage]:
     """A storage on an empty database of each engine."""
-    with closing(SqlPipelineStorage(database_url)) as storage:
+    with closing(SqlPipelineStorage(empty_database_url)) as storage:
         yield storage
 
 
 @pytest.fixture
-def on_server(server_url: str) -> Iterator[SqlPipelineStorage]:
+def on_server(empty_server_url: str) -> Iterator[SqlPipelineStorage]:
     """A storage on an empty database of each server."""
-    with closing(SqlPipelineStorage(server_url)) as storage:
+    with closing(SqlPipelineStorage(empty_server_url)) as storage:
         yield storage
 
 
@@ -144,7 +144,7 @@ def test_ids_are_never_used_again(storage: SqlPipelineStorage) -> None:
     assert second.id > first.id
 
 
-def test_sqlite_makes_its_schema(sqlite_url: str) -> None:
+def test_sqlite_makes_its_schema(empty_sqlite_url: str) -> None:
     """A new file has the schema after the first use, whatever that is, and nothing before it."""
     uses: list[Callable[[SqlPipelineStorage], object]] = [
         lambda storage: storage.get_pipeline_execution("run"),
@@ -153,7 +153,7 @@ def test_sqlite_makes_its_schema(sqlite_url: str) -> None:
         lambda storage: len(storage.get_task_results()),
     ]
     for number, use in enumerate(uses):
-        with closing(SqlPipelineStorage(f"{sqlite_url}.{number}")) as storage:
+        with closing(SqlPipelineStorage(f"{empty_sqlite_url}.{number}")) as storage:
             assert storage.current() is None
             use(storage)
             assert storage.current() == SCHEMA_VERSION
@@ -192,11 +192,11 @@ def test_upgrade_twice(storage: SqlPipelineStorage) -> None:
     assert [execution.run_id for execution in storage.get_pipeline_executions()] == ["run"]
 
 
-def test_newer_schema(storage: SqlPipelineStorage, database_url: str) -> None:
+def test_newer_schema(storage: SqlPipelineStorage, empty_database_url: str) -> None:
     """A schema of a later version of the package is neither used nor touched; the error says what to upgrade."""
     storage.upgrade()
     set_version(storage, "9999")
-    with closing(SqlPipelineStorage(database_url)) as later:
+    with closing(SqlPipelineStorage(empty_database_url)) as later:
         uses: list[Callable[[], object]] = [later.upgrade, later.get_pipeline_digest, lambda: build(later, "run")]
         for use in uses:
             with pytest.raises(SchemaMismatch) as caught:
@@ -269,7 +269,7 @@ def test_version_table_without_a_version(storage: SqlPipelineStorage) -> None:
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_upgrade_is_all_or_nothing(engine: str, request: pytest.FixtureRequest) -> None:
     """An upgrade that fails leaves the database as it was; MariaDB commits as it goes, see below."""
-    storage = SqlPipelineStorage(request.getfixturevalue(f"{engine}_url"))
+    storage = SqlPipelineStorage(request.getfixturevalue(f"empty_{engine}_url"))
     with storage.database.engine.begin() as connection:
         # The last table that the first migration makes.
         connection.execute(text("CREATE TABLE otel_storage_failure (id INTEGER)"))
@@ -285,9 +285,9 @@ class TestUpgradeCutShort:
     """MariaDB commits every change of a schema at once, so an upgrade can be left half done: the next one goes on."""
 
     @pytest.fixture
-    def storage(self, mariadb_url: str) -> Iterator[SqlPipelineStorage]:
+    def storage(self, empty_mariadb_url: str) -> Iterator[SqlPipelineStorage]:
         """A storage on an empty database."""
-        with closing(SqlPipelineStorage(mariadb_url)) as storage:
+        with closing(SqlPipelineStorage(empty_mariadb_url)) as storage:
             yield storage
 
     @pytest.mark.slow
@@ -407,11 +407,11 @@ def test_threads_make_their_schemas_at_once() -> None:
             assert list(threads.map(make, range(4))) == [SCHEMA_VERSION] * 4
 
 
-def test_processes_open_a_new_file_at_once(sqlite_url: str) -> None:
+def test_processes_open_a_new_file_at_once(empty_sqlite_url: str) -> None:
     """Of the processes that open a new file one makes the schema; the others wait for it, and all can write."""
-    open_at_once([f"{sqlite_url}.{number}" for number in range(30)], upgrade=False)
+    open_at_once([f"{empty_sqlite_url}.{number}" for number in range(30)], upgrade=False)
 
 
-def test_processes_upgrade_a_server_at_once(server_url: str) -> None:
+def test_processes_upgrade_a_server_at_once(empty_server_url: str) -> None:
     """Of the processes that upgrade a server's database one does; the others wait for it and find it done."""
-    open_at_once([server_url], upgrade=True)
+    open_at_once([empty_server_url], upgrade=True)

@@ -75,7 +75,7 @@ def test_what_a_type_refuses_is_refused(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_our_statements_go_to_the_driver_as_they_are(sqlite_url: str) -> None:
+def test_our_statements_go_to_the_driver_as_they_are(empty_sqlite_url: str) -> None:
     """SQLAlchemy takes no part in a change of state, on our own engines: none of the statements has a constant."""
     prepared = [
         transitions._prepared_update(TASK_RESULT, PipelineTaskStatus.RUNNING, False),
@@ -85,7 +85,7 @@ def test_our_statements_go_to_the_driver_as_they_are(sqlite_url: str) -> None:
         settling._storing(schema.task_execution),
         prepared_insert(schema.task_result, ("status", "created")),
     ]
-    with closing(SqlPipelineStorage(sqlite_url)) as storage, storage.database.read() as connection:
+    with closing(SqlPipelineStorage(empty_sqlite_url)) as storage, storage.database.read() as connection:
         assert all(one._text(connection).is_for_driver for one in prepared)
     on_postgresql = transitions._prepared_update(TASK_RESULT, PipelineTaskStatus.DONE, True)
     assert _Text(

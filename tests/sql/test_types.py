@@ -47,9 +47,9 @@ any_text = st.text(st.one_of(st.characters(), surrogates, st.just("\x00")))
 
 
 @pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
+def connection(empty_database_url: str) -> Iterator[Connection]:
     """A connection to each engine, with the table of values."""
-    engine = create_engine(make_url(database_url))
+    engine = create_engine(make_url(empty_database_url))
     with engine.connect() as connection:
         values.create(connection)
         yield connection

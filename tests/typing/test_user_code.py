@@ -103,15 +103,15 @@ def test_mistakes_are_found(folder: Path) -> None:
     assert found == {first + number: {code} for number, code in enumerate(MISTAKES.values())}
 
 
-def test_good_code_runs(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_good_code_runs(empty_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the type checker accepts does what it says."""
     monkeypatch.setattr(host, "django_is_configured", lambda: False)
-    monkeypatch.setenv(config.SETTING, f'["otel_storage.SqlPipelineStorage", {{"url": "{sqlite_url}"}}]')
-    monkeypatch.setenv("OTEL_STORAGE_URL", sqlite_url)
+    monkeypatch.setenv(config.SETTING, f'["otel_storage.SqlPipelineStorage", {{"url": "{empty_sqlite_url}"}}]')
+    monkeypatch.setenv("OTEL_STORAGE_URL", empty_sqlite_url)
     exporter = user_code.Names()
-    with closing(OtelPipelineStorage(url=sqlite_url, exporter=exporter, delivery="thread")) as storage:
+    with closing(OtelPipelineStorage(url=empty_sqlite_url, exporter=exporter, delivery="thread")) as storage:
         texts, duration = user_code.run(storage)
-    for made in user_code.storages(sqlite_url):
+    for made in user_code.storages(empty_sqlite_url):
         made.close()  # type: ignore[attr-defined]  # both of ours have it
     helpers.reset_storage_object()
 
