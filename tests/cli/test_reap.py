@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 from otel_storage.results import clock
 from otel_storage.results.status import PipelineTaskStatus as Status
 from otel_storage.runtime.worker import this_worker
-from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver
 from tests.cli.conftest import Invoke, Runs
 from tests.processes import ROOT, die_after, run_python, start_python
@@ -26,17 +24,9 @@ RUN_ID = "6f1d3c0e-8b0f-4b8e-9b57-0a7c6d0f2b11"
 
 
 @pytest.fixture
-def url(database_url: str) -> str:
-    """An empty database with the schema, on each engine in turn."""
-    with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
-    return database_url
-
-
-@pytest.fixture
-def runs(url: str) -> Iterator[Runs]:
+def runs(database_url: str) -> Iterator[Runs]:
     """Builds runs an hour ago."""
-    made = Runs(url, clock.now() - timedelta(hours=1))
+    made = Runs(database_url, clock.now() - timedelta(hours=1))
     yield made
     made.storage.close()
     made.storage.records.close()
@@ -55,12 +45,12 @@ def status(runs: Runs, run_id: str) -> str:
     return execution.get_status().value
 
 
-def test_killed_worker(runs: Runs, url: str, invoke: Invoke) -> None:
+def test_killed_worker(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """What a killed process ran is listed, and closed with --yes alone; then there is nothing to be found."""
     runs.build(RUN_ID)
     pid = die_after(lambda: start(runs, RUN_ID))
 
-    listed = invoke("reap", "--url", url)
+    listed = invoke("reap", "--url", database_url)
     assert listed.exit_code == 1
     heading, line = listed.stdout.splitlines()
     assert heading.split() == ["RECORD", "RUN", "NAME", "RUNNING", "PROCESS"]
@@ -71,7 +61,7 @@ def test_killed_worker(runs: Runs, url: str, invoke: Invoke) -> None:
     assert "--yes" in listed.stderr
     assert status(runs, RUN_ID) == "RUNNING"
 
-    closed = invoke("reap", "--yes", "--url", url)
+    closed = invoke("reap", "--yes", "--url", database_url)
     assert closed.exit_code == 0
     assert closed.stdout.splitlines()[1].split()[-1] == "closed"
     assert " ".join(closed.stderr.split()) == (
@@ -79,19 +69,19 @@ def test_killed_worker(runs: Runs, url: str, invoke: Invoke) -> None:
     )
     assert status(runs, RUN_ID) == "RUNTIME_ERROR"
 
-    again = invoke("reap", "--yes", "--url", url)
+    again = invoke("reap", "--yes", "--url", database_url)
     assert (again.exit_code, again.stdout) == (0, "")
     assert again.stderr.startswith("No record claims to be RUNNING in a process of ")
 
 
-def test_json_keys(runs: Runs, url: str, invoke: Invoke) -> None:
+def test_json_keys(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """The JSON is one document with the documented keys, with and without --yes, found or not."""
-    nothing = json.loads(invoke("reap", "--url", url, "--json").stdout)
+    nothing = json.loads(invoke("reap", "--url", database_url, "--json").stdout)
     assert nothing == {"records": [], "closed": {}, "left": 0, "reporter_error": None}
 
     runs.build(RUN_ID)
     pid = die_after(lambda: start(runs, RUN_ID))
-    result = invoke("reap", "--url", url, "--json")
+    result = invoke("reap", "--url", database_url, "--json")
     document = json.loads(result.stdout)
     assert (result.exit_code, document["left"], document["closed"]) == (1, 1, {})
     [record] = document["records"]
@@ -108,13 +98,13 @@ def test_json_keys(runs: Runs, url: str, invoke: Invoke) -> None:
         "error": None,
     }
 
-    document = json.loads(invoke("reap", "--url", url, "--json", "--yes").stdout)
+    document = json.loads(invoke("reap", "--url", database_url, "--json", "--yes").stdout)
     assert document["records"][0]["outcome"] == "closed"
     assert document["closed"] == {"PipelineExecution": 1, "PipelineResult": 1, "TaskExecution": 1, "TaskResult": 1}
     assert document["left"] == 0
 
 
-def test_table_fits(runs: Runs, url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_fits(runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 80 columns no line is longer nor wrapped, however long names are and however many lines there are."""
     monkeypatch.setattr("otel_storage.cli.reap._MEASURED", 2)
     ids = [f"{number}-{'a long name of a run ' * number}" for number in range(1, 5)]
@@ -123,23 +113,23 @@ def test_table_fits(runs: Runs, url: str, invoke: Invoke, monkeypatch: pytest.Mo
     die_after(lambda: start(runs, *ids))
 
     for options in ((), ("--older-than", "1m", "--force"), ("--yes",)):
-        result = invoke("reap", "--url", url, *options)
+        result = invoke("reap", "--url", database_url, *options)
         lines = result.stdout.splitlines()
         assert len(lines) == 5
         assert all(len(line) <= 80 for line in lines)
         assert all(line.startswith("TaskResult ") for line in lines[1:])
 
 
-def test_by_age(runs: Runs, url: str, invoke: Invoke) -> None:
+def test_by_age(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """--older-than AGE --force closes what a living process runs, too, if it is older; younger runs stay."""
     runs.build(RUN_ID)
     start(runs, RUN_ID)
 
-    assert invoke("reap", "--url", url).exit_code == 0
-    assert invoke("reap", "--url", url, "--older-than", "2h", "--force", "--yes").exit_code == 0
+    assert invoke("reap", "--url", database_url).exit_code == 0
+    assert invoke("reap", "--url", database_url, "--older-than", "2h", "--force", "--yes").exit_code == 0
     assert status(runs, RUN_ID) == "RUNNING"
 
-    listed = invoke("reap", "--url", url, "--older-than", "30m", "--force")
+    listed = invoke("reap", "--url", database_url, "--older-than", "30m", "--force")
     assert listed.exit_code == 1
     assert f"{os.getpid()} on {this_worker().host}" in listed.stdout
     # The suggested command means the moment that this one meant.
@@ -148,7 +138,7 @@ def test_by_age(runs: Runs, url: str, invoke: Invoke) -> None:
     assert words[1].startswith("20")
     assert {"--force", "--yes"} <= set(words)
 
-    assert invoke("reap", "--url", url, *words[:2], "--force", "--yes").exit_code == 0
+    assert invoke("reap", "--url", database_url, *words[:2], "--force", "--yes").exit_code == 0
     assert status(runs, RUN_ID) == "RUNTIME_ERROR"
 
 
@@ -160,11 +150,11 @@ def test_wrong_usage(options: tuple[str, ...], sqlite_url: str, invoke: Invoke) 
     assert "--force" in result.stderr or "such as 30m" in result.stderr
 
 
-def test_root_is_sent_after_it(runs: Runs, url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_is_sent_after_it(runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was left RUNNING is one whole trace once it is reaped, and its error says why."""
     runs.build(RUN_ID)
     die_after(lambda: start(runs, RUN_ID))
-    setting = ["otel_storage.OtelPipelineStorage", {"url": url, "settle_quiet": 0}]
+    setting = ["otel_storage.OtelPipelineStorage", {"url": database_url, "settle_quiet": 0}]
     monkeypatch.setenv("PIPELINES_PIPELINES_RESULTS_STORAGE", json.dumps(setting))
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
@@ -225,18 +215,18 @@ Orders().start(os.environ["TESTS_RUN_ID"], {}, Runner(), LoggingReporter())
 """
 
 
-def test_killed_site(url: str, tmp_path: Path, invoke: Invoke) -> None:
+def test_killed_site(database_url: str, tmp_path: Path, invoke: Invoke) -> None:
     """Of the host's own pipelines, run eagerly, the one whose process is killed in a task is reaped, and no other."""
     pytest.importorskip("pipelines", reason="django-pipelines is not installed")
-    died = start_python(EAGER, cwd=tmp_path, TESTS_URL=url, TESTS_RUN_ID=RUN_ID)
+    died = start_python(EAGER, cwd=tmp_path, TESTS_URL=database_url, TESTS_RUN_ID=RUN_ID)
     assert died.returncode == -9, died.stderr
 
-    document = json.loads(invoke("reap", "--url", url, "--yes", "--json").stdout)
+    document = json.loads(invoke("reap", "--url", database_url, "--yes", "--json").stdout)
 
     [record] = document["records"]
     assert (record["kind"], record["run_id"], record["pipeline_task"]) == ("TaskResult", RUN_ID, "load")
     assert document["closed"] == {"PipelineExecution": 1, "PipelineResult": 1, "TaskExecution": 1, "TaskResult": 1}
-    shown = json.loads(invoke("show", RUN_ID, "--url", url, "--json").stdout)
+    shown = json.loads(invoke("show", RUN_ID, "--url", database_url, "--json").stdout)
     assert (shown["status"], shown["outcome"]) == ("RUNTIME_ERROR", "RUNTIME_ERROR")
     [result] = shown["pipeline_results"]
     assert [task["outcome"] for task in result["task_executions"]] == ["DONE", "RUNTIME_ERROR"]
@@ -407,12 +397,14 @@ def test_reporter_that_fails(wrapped: Wrapped) -> None:
     assert "pipelines_pipelinelog" in document["reporter_error"]
 
 
-def test_storage_without_telemetry(url: str, runs: Runs, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_without_telemetry(
+    database_url: str, runs: Runs, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A SqlPipelineStorage by itself is reaped the same."""
     runs.build(RUN_ID)
     die_after(lambda: start(runs, RUN_ID))
     monkeypatch.setenv(
-        "PIPELINES_PIPELINES_RESULTS_STORAGE", json.dumps(["otel_storage.SqlPipelineStorage", {"url": url}])
+        "PIPELINES_PIPELINES_RESULTS_STORAGE", json.dumps(["otel_storage.SqlPipelineStorage", {"url": database_url}])
     )
     assert invoke("reap", "--yes").exit_code == 0
     assert status(runs, RUN_ID) == "RUNTIME_ERROR"

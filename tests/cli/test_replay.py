@@ -7,7 +7,6 @@ import shlex
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from sqlalchemy import text
 from otel_storage.results import clock
 from otel_storage.sql.outbox import replay as replaying
 from otel_storage.sql.outbox.replay import Replay
-from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver, RefuseSpan
 from tests.cli.conftest import Execute, Invoke, Runs
 
@@ -29,17 +27,9 @@ ENTRIES = 3
 
 
 @pytest.fixture
-def url(database_url: str) -> str:
-    """An empty database with the schema, on each engine in turn."""
-    with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
-    return database_url
-
-
-@pytest.fixture
-def runs(url: str) -> Iterator[Runs]:
+def runs(database_url: str) -> Iterator[Runs]:
     """Builds runs that are recent: old spans expire."""
-    made = Runs(url, clock.now() - timedelta(hours=1))
+    made = Runs(database_url, clock.now() - timedelta(hours=1))
     yield made
     made.storage.close()
     made.storage.records.close()
@@ -58,14 +48,14 @@ def document(invoke: Invoke, *options: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_bytes_are_the_same(runs: Runs, url: str, execute: Execute) -> None:
+def test_bytes_are_the_same(runs: Runs, database_url: str, execute: Execute) -> None:
     """Replayed by another process, with another environment, each span arrives a second time, the same to the byte."""
     execution = runs.build(RUN_ID, task=["a", {"b": 2}], pipeline=["north", "south"])
     runs.finish(execution, fail=lambda name: name == "load")
     runs.finish(runs.build(str(uuid.uuid4()), "tests.Other"))
     with OtlpReceiver() as receiver:
         first = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
-        assert execute("deliver", "--url", url, env=first).returncode == 0
+        assert execute("deliver", "--url", database_url, env=first).returncode == 0
         sent = {span.span_id: span.raw for span in receiver.spans}
         before = len(receiver.spans)
         assert len(sent) == before == SPANS + 13
@@ -79,9 +69,9 @@ def test_bytes_are_the_same(runs: Runs, url: str, execute: Execute) -> None:
             "TZ": "Pacific/Auckland",
             "PYTHONHASHSEED": "77",
         }
-        replayed = execute("replay", "--since", "1d", "--url", url, env=second)
+        replayed = execute("replay", "--since", "1d", "--url", database_url, env=second)
         assert replayed.returncode == 0, replayed.stderr
-        assert execute("deliver", "--url", url, env=second).returncode == 0
+        assert execute("deliver", "--url", database_url, env=second).returncode == 0
 
         again = receiver.spans[before:]
         assert Counter(span.span_id for span in again) == Counter(list(sent))
@@ -91,12 +81,12 @@ def test_bytes_are_the_same(runs: Runs, url: str, execute: Execute) -> None:
         assert "another" not in resources.pop()
 
 
-def test_figures(runs: Runs, url: str, invoke: Invoke) -> None:
+def test_figures(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """It says what it did and what sends it, in figures that fit, and leaves what is there alone."""
     runs.finish(runs.build(RUN_ID))
     runs.finish(runs.build(str(uuid.uuid4())))
     forget(runs, "execution_id = 1")
-    result = invoke("replay", "--since", "1d", "--url", url)
+    result = invoke("replay", "--since", "1d", "--url", database_url)
     assert result.exit_code == 0
     assert [line.split()[:2] for line in result.stdout.splitlines()] == [
         ["runs", "2"],
@@ -107,25 +97,25 @@ def test_figures(runs: Runs, url: str, invoke: Invoke) -> None:
     assert "otel-storage deliver" in result.stderr
 
 
-def test_json_keys(runs: Runs, url: str, invoke: Invoke) -> None:
+def test_json_keys(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """The JSON has the documented keys; a dry run counts the same, and writes nothing."""
     runs.finish(runs.build(RUN_ID))
     runs.build(str(uuid.uuid4()))
     forget(runs)
     expected = {"runs": 2, "untraced": 0, "written": ENTRIES, "revived": 0, "waiting": 0, "next": None}
 
-    counted = document(invoke, "--since", "1d", "--url", url, "--dry-run")
+    counted = document(invoke, "--since", "1d", "--url", database_url, "--dry-run")
     assert counted.pop("due")
     assert counted == {**expected, "dry_run": True}
     assert runs.storage.records.outbox.status().waiting == 0
 
-    done = document(invoke, "--since", "1d", "--url", url)
+    done = document(invoke, "--since", "1d", "--url", database_url)
     assert done.pop("due")
     assert done == {**expected, "dry_run": False}
     assert runs.storage.records.outbox.status().waiting == ENTRIES
 
 
-def test_selected_runs_alone(runs: Runs, url: str, invoke: Invoke) -> None:
+def test_selected_runs_alone(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """Runs are named by their id or the start of it, by their pipeline, and by when they were built."""
     ids = [str(uuid.uuid4()) for _ in range(3)]
     for number, run_id in enumerate(ids):
@@ -134,7 +124,7 @@ def test_selected_runs_alone(runs: Runs, url: str, invoke: Invoke) -> None:
 
     def selected(*options: str) -> int:
         forget(runs)
-        return int(document(invoke, "--url", url, *options)["runs"])
+        return int(document(invoke, "--url", database_url, *options)["runs"])
 
     assert selected("--run", ids[0]) == 1
     assert selected("--run", ids[0][:8], "--run", ids[2].replace("-", "")) == 2
@@ -145,35 +135,37 @@ def test_selected_runs_alone(runs: Runs, url: str, invoke: Invoke) -> None:
     assert selected("--since", "55m", "--until", "45m") == 1
     assert selected("--since", "1970-01-01") == 3
 
-    nothing = invoke("replay", "--pipeline", "tests.None", "--url", url)
+    nothing = invoke("replay", "--pipeline", "tests.None", "--url", database_url)
     assert (nothing.exit_code, nothing.stderr) == (0, "No run is like that.\n")
 
 
-def test_wrong_usage(runs: Runs, url: str, invoke: Invoke) -> None:
+def test_wrong_usage(runs: Runs, database_url: str, invoke: Invoke) -> None:
     """Without a word of which runs it does nothing, and an unknown run is told."""
-    nothing = invoke("replay", "--url", url)
+    nothing = invoke("replay", "--url", database_url)
     assert nothing.exit_code == 2
     assert "--run, --pipeline, --since or --until" in " ".join(nothing.stderr.split())
-    unknown = invoke("replay", "--run", "nope", "--url", url)
+    unknown = invoke("replay", "--run", "nope", "--url", database_url)
     assert unknown.exit_code == 1
     assert unknown.stderr.startswith("otel-storage: there is no run 'nope' in ")
-    assert invoke("replay", "--since", "long ago", "--url", url).exit_code == 2
+    assert invoke("replay", "--since", "long ago", "--url", database_url).exit_code == 2
 
 
-def test_refused_span_is_tried_again(runs: Runs, url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_span_is_tried_again(
+    runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What an endpoint refused for good is sent by a replay once the endpoint is mended."""
     runs.finish(runs.build(RUN_ID))
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         receiver.misbehave(RefuseSpan(lambda span: span.name == "RESULT extract"))
-        assert invoke("deliver", "--url", url).exit_code == 1
+        assert invoke("deliver", "--url", database_url).exit_code == 1
         receiver.behave()
-        assert document(invoke, "--run", RUN_ID, "--url", url)["revived"] == 1
-        assert invoke("deliver", "--url", url).exit_code == 0
+        assert document(invoke, "--run", RUN_ID, "--url", database_url)["revived"] == 1
+        assert invoke("deliver", "--url", database_url).exit_code == 0
         assert "RESULT extract" in {span.name for span in receiver.spans}
 
 
-def test_stopped_and_resumed(runs: Runs, url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_and_resumed(runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C leaves what was done, and tells the command that does the rest: then all is there, and nothing twice."""
     monkeypatch.setattr(replaying, "_CHUNK", 4)
     for _ in range(5):
@@ -189,7 +181,7 @@ def test_stopped_and_resumed(runs: Runs, url: str, invoke: Invoke, monkeypatch: 
         return write(self, part)
 
     monkeypatch.setattr(Replay, "_write", interrupted)
-    stopped = invoke("replay", "--since", "1d", "--rate", "7", "--url", url, "--json")
+    stopped = invoke("replay", "--since", "1d", "--rate", "7", "--url", database_url, "--json")
     assert stopped.exit_code == 130
     cursor = json.loads(stopped.stdout)["next"]
     assert 0 < cursor < 5
@@ -199,7 +191,7 @@ def test_stopped_and_resumed(runs: Runs, url: str, invoke: Invoke, monkeypatch: 
     assert {"--rate", "7", "--json", "--after", str(cursor)} <= set(words)
 
     # The password of a server is not repeated.
-    words[words.index("--url") + 1] = url
+    words[words.index("--url") + 1] = database_url
     assert invoke("replay", *words).exit_code == 0
     rows = runs.storage.records.database.write(
         lambda connection: connection.execute(text("SELECT kind, record_id FROM otel_storage_outbox")).all()

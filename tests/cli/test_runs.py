@@ -135,7 +135,6 @@ def test_cursor_is_in_the_json(runs: Runs, sqlite_url: str, invoke: Invoke) -> N
 
 def test_no_runs(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
     """An empty list is no error: nothing on stdout, a word on stderr."""
-    runs.storage.records.upgrade()
     result = invoke("runs", "--url", sqlite_url)
     assert (result.exit_code, result.stdout) == (0, "")
     assert "There are no runs in" in result.stderr

@@ -43,7 +43,6 @@ watching    nobody; in production run: otel-storage deliver --watch
 def runs(database_url: str) -> Iterator[Runs]:
     """An empty database, to build runs in that are two hours old, give or take what the clock is moved."""
     made = Runs(database_url, clock.now() - timedelta(hours=2))
-    made.storage.records.upgrade()
     yield made
     made.storage.close()
     made.storage.records.close()

@@ -245,7 +245,6 @@ def test_file_that_is_looked_at_is_left_as_it_is(checker: Checker, tmp_path: Pat
 def records(database_url: str) -> Iterator[SqlPipelineStorage]:
     """A database with our schema, on each engine."""
     with closing(SqlPipelineStorage(database_url)) as records:
-        records.upgrade()
         yield records
 
 
@@ -283,7 +282,6 @@ def test_no_schema(empty_postgresql_url: str, checker: Checker) -> None:
 def test_older_schema(postgresql_url: str, checker: Checker) -> None:
     """W006 too: a server's database whose schema is that of an older version of the package."""
     with closing(SqlPipelineStorage(postgresql_url)) as records:
-        records.upgrade()
         set_version(records, "0001")
     message = only(checker([OTEL, {"url": postgresql_url}], databases=["default"]))
     assert message["id"] == "otel_storage.W006"
@@ -293,7 +291,6 @@ def test_older_schema(postgresql_url: str, checker: Checker) -> None:
 def test_older_schema_of_a_file(sqlite_url: str, checker: Checker) -> None:
     """A SQLite file is brought up with its first use: nothing to tell, and the look does not do it."""
     with closing(SqlPipelineStorage(sqlite_url)) as records:
-        records.upgrade()
         set_version(records, "0001")
         assert checker([OTEL, {"url": sqlite_url}], databases=["default"]) == []
         assert records.current() == "0001"

@@ -45,7 +45,6 @@ def opened(url: str, exporter: SpanExporter | None = None, **kwargs: Any) -> Ite
     """A storage that sends when it is told to."""
     kwargs = {"delivery": "external", **kwargs}
     with closing(OtelPipelineStorage(url=url, exporter=exporter or Counting(), **kwargs)) as storage:
-        storage.records.upgrade()
         yield storage
 
 

@@ -209,7 +209,6 @@ def test_a_server_that_takes_no_writes(
     """A standby and a full disk of a server are told as such; a wrapped storage's run goes on."""
     url = make_url(postgresql_url)
     with closing(SqlPipelineStorage(url)) as storage:
-        storage.upgrade()
         storage.database.write(lambda connection: connection.execute(text(statement.format(name=url.database))))
     with closing(SqlPipelineStorage(url)) as storage:
         with pytest.raises(DatabaseUnavailable, match=mend) as caught:

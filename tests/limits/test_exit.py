@@ -62,19 +62,16 @@ def test_what_a_process_leaves_is_sent_by_the_next(
     way: str, database_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off in the middle of a backlog or allowed to end: together two processes send every span."""
-    url = database_url
-    with closing(SqlPipelineStorage(url)) as storage:
-        storage.upgrade()
     with OtlpReceiver() as receiver:
         # So slow that there is something left.
         receiver.misbehave(Slow(0.7))
-        code, _ = leave(way, url, receiver.endpoint)
+        code, _ = leave(way, database_url, receiver.endpoint)
         assert code == CODES.get(way, 0)
         receiver.behave()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-        runs.deliver_the_rest(url)
+        runs.deliver_the_rest(database_url)
         spans = receiver.spans
-    with closing(SqlPipelineStorage(url)) as storage:
+    with closing(SqlPipelineStorage(database_url)) as storage:
         expected = runs.expected(storage)
     assert len(expected) == RUNS * 23 + runs.SPANS * (2 if way == "child" else 1)
     assert runs.received(spans) == expected

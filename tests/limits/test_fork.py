@@ -40,14 +40,6 @@ def receiver(monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Iterat
         yield receiver
 
 
-@pytest.fixture
-def url(database_url: str) -> str:
-    """URL of a database with the schema, on each engine."""
-    with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
-    return database_url
-
-
 @contextmanager
 def thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
     """Another thread that does the work, and has done it at the end."""
@@ -91,7 +83,6 @@ def test_what_a_child_commits_survives_its_parent(empty_sqlite_url: str, receive
 def test_a_session_is_one_processs_own(postgresql_url: str) -> None:
     """Parent and child have sessions of their own on the server; the parent's goes on when the child is gone."""
     with closing(SqlPipelineStorage(postgresql_url)) as storage:
-        storage.upgrade()
 
         def session() -> int:
             with storage.database.read() as connection:
@@ -104,9 +95,9 @@ def test_a_session_is_one_processs_own(postgresql_url: str) -> None:
         assert session() == before
 
 
-def test_a_fork_beside_a_transaction(url: str) -> None:
+def test_a_fork_beside_a_transaction(database_url: str) -> None:
     """Another thread is in a transaction at the fork: it is committed, and the child can write at once."""
-    with closing(SqlPipelineStorage(url)) as storage:
+    with closing(SqlPipelineStorage(database_url)) as storage:
         runs.run(storage)
         begun = threading.Event()
 
@@ -124,10 +115,10 @@ def test_a_fork_beside_a_transaction(url: str) -> None:
         assert set(changed.values()) == {"changed"}
 
 
-def test_a_fork_beside_an_export(url: str, receiver: OtlpReceiver) -> None:
+def test_a_fork_beside_an_export(database_url: str, receiver: OtlpReceiver) -> None:
     """The sender is waiting for an answer at the fork: its parent has it, the child sends its own, nothing twice."""
     receiver.misbehave(Slow(1.0), times=1)
-    with closing(OtelPipelineStorage(url=url)) as storage:
+    with closing(OtelPipelineStorage(url=database_url)) as storage:
         runs.run(storage)
         assert receiver.wait_for(lambda receiver: len(receiver.requests) > 0)
 
@@ -143,7 +134,7 @@ def test_a_fork_beside_an_export(url: str, receiver: OtlpReceiver) -> None:
 
 
 def test_a_fork_while_the_exporter_is_imported(
-    url: str, receiver: OtlpReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, receiver: OtlpReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender is importing what exports at the fork, as in a server that forks right after it has loaded a site."""
     (tmp_path / "limits_slow_part.py").write_text(
@@ -157,7 +148,7 @@ def test_a_fork_while_the_exporter_is_imported(
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("limits_slow_part", "limits_slow_exporter"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    with closing(OtelPipelineStorage(url=url, exporter="limits_slow_exporter.open_exporter")) as storage:
+    with closing(OtelPipelineStorage(url=database_url, exporter="limits_slow_exporter.open_exporter")) as storage:
         deadline = time.monotonic() + 10
         while "limits_slow_part" not in sys.modules and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -179,8 +170,6 @@ def test_a_fork_while_the_first_connection_is_made(
     The child's own does not wait for it.
     """
     monkeypatch.setattr(forking, "PATIENCE", 0.2)
-    with closing(SqlPipelineStorage(postgresql_url)) as storage:
-        storage.upgrade()
     server = make_url(postgresql_url)
     # What SQLAlchemy asks first on the first connection of an engine.
     with Door(str(server.host), server.port or 5432, b"pg_catalog.version()") as door:
@@ -194,12 +183,14 @@ def test_a_fork_while_the_first_connection_is_made(
             assert [execution.get_run_id() for execution in storage.get_pipeline_executions()] == [built]
 
 
-def test_a_fork_while_the_first_connection_imports(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_while_the_first_connection_imports(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thread is importing what its first connection needs at the fork; the child, which needs it too, has it."""
     (tmp_path / "limits_slow_driver.py").write_text("import time\ntime.sleep(1)\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "limits_slow_driver", raising=False)
-    with closing(SqlPipelineStorage(url)) as storage:
+    with closing(SqlPipelineStorage(database_url)) as storage:
 
         @event.listens_for(storage.database.engine, "do_connect")
         def connect(*_: Any) -> None:
@@ -245,11 +236,11 @@ def test_a_fork_while_another_thread_holds_a_lock(
             assert child.result() == 2
 
 
-def test_an_exporter_of_the_users_serves_one_process(url: str, tmp_path: Path) -> None:
+def test_an_exporter_of_the_users_serves_one_process(database_url: str, tmp_path: Path) -> None:
     """A child leaves sending to its parent, whose instance of an exporter it cannot use."""
     log = tmp_path / "exports"
     log.touch()
-    with closing(OtelPipelineStorage(url=url, exporter=_Logging(log))) as storage:
+    with closing(OtelPipelineStorage(url=database_url, exporter=_Logging(log))) as storage:
         with Child(lambda _: [runs.run(storage), storage.flush(0.5)]) as child:
             child.result()
         # Another's work is no reason for the parent's thread to hurry.
@@ -270,7 +261,7 @@ class _Logging(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def test_forks_under_load(url: str, receiver: OtlpReceiver) -> None:
+def test_forks_under_load(database_url: str, receiver: OtlpReceiver) -> None:
     """Threads run pipelines while their process forks, again and again; no run and no span of anybody is lost."""
     ends = threading.Event()
 
@@ -279,7 +270,7 @@ def test_forks_under_load(url: str, receiver: OtlpReceiver) -> None:
             runs.run(storage)
 
     children = 6
-    with closing(OtelPipelineStorage(url=url)) as storage, thread(work), thread(work):
+    with closing(OtelPipelineStorage(url=database_url)) as storage, thread(work), thread(work):
         try:
             for _ in range(children):
                 with Child(lambda _: [runs.run(storage), runs.run(storage)]) as child:
@@ -287,24 +278,24 @@ def test_forks_under_load(url: str, receiver: OtlpReceiver) -> None:
                         assert storage.get_pipeline_execution(run_id) is not None
         finally:
             ends.set()
-    runs.deliver_the_rest(url)
-    with closing(SqlPipelineStorage(url)) as storage_after:
+    runs.deliver_the_rest(database_url)
+    with closing(SqlPipelineStorage(database_url)) as storage_after:
         expected = runs.expected(storage_after)
     assert len(expected) >= 2 * children * runs.SPANS
     assert runs.received(receiver.spans) == expected
 
 
-def test_multiprocessing(url: str, receiver: OtlpReceiver) -> None:
+def test_multiprocessing(database_url: str, receiver: OtlpReceiver) -> None:
     """Processes of ``multiprocessing`` that fork leave without the exit of the interpreter; their parent sends it."""
     context = multiprocessing.get_context("fork")
-    with closing(OtelPipelineStorage(url=url)) as storage:
+    with closing(OtelPipelineStorage(url=database_url)) as storage:
         processes = [context.Process(target=runs.run, args=(storage,)) for _ in range(3)]
         for process in processes:
             process.start()
         for process in processes:
             process.join(20)
             assert process.exitcode == 0
-    runs.deliver_the_rest(url)
+    runs.deliver_the_rest(database_url)
     assert len(runs.received(receiver.spans)) == 3 * runs.SPANS
 
 

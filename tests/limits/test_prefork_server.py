@@ -39,8 +39,6 @@ def receiver(monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Iterat
 @pytest.fixture
 def server(database_url: str, receiver: OtlpReceiver, tmp_path: Path) -> Iterator[str]:
     """Address of a server that is up; it is stopped, and its exit code must be 0."""
-    with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     arguments = ["--preload", "--workers", str(WORKERS), "--bind", address]

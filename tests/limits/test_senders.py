@@ -43,14 +43,6 @@ def receiver(monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Iterat
         yield receiver
 
 
-@pytest.fixture
-def url(database_url: str) -> str:
-    """URL of a database with the schema, on each engine."""
-    with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
-    return database_url
-
-
 def start_sender(url: str, lease: float = 60) -> subprocess.Popen[str]:
     """A sender in a process of its own."""
     return subprocess.Popen(
@@ -67,12 +59,12 @@ def images(receiver: OtlpReceiver) -> set[int]:
     return {len({span.raw for span in copies}) for copies in receiver.spans_by_id.values()}
 
 
-def test_a_paused_sender_removes_nothing_of_anothers(url: str, receiver: OtlpReceiver) -> None:
+def test_a_paused_sender_removes_nothing_of_anothers(database_url: str, receiver: OtlpReceiver) -> None:
     """Stopped in the middle of a request until its lease is over, it goes on: what another holds by now stays."""
-    with closing(SqlPipelineStorage(url)) as storage:
+    with closing(SqlPipelineStorage(database_url)) as storage:
         fill(storage, 600)
         receiver.misbehave(Slow(0.5), times=1)
-        with start_sender(url, lease=1) as process:
+        with start_sender(database_url, lease=1) as process:
             try:
                 assert receiver.wait_for(lambda receiver: len(receiver.requests) > 0, timeout=30)
                 process.send_signal(signal.SIGSTOP)
@@ -92,10 +84,10 @@ def test_a_paused_sender_removes_nothing_of_anothers(url: str, receiver: OtlpRec
     assert len(receiver.spans) == 16
 
 
-def test_what_another_has_taken_over_is_not_sent(url: str, receiver: OtlpReceiver) -> None:
+def test_what_another_has_taken_over_is_not_sent(database_url: str, receiver: OtlpReceiver) -> None:
     """A sender that was too slow sends the part of its claim that it still has, and that alone."""
     clock = ManualClock(datetime(2030, 1, 1, tzinfo=UTC))
-    with closing(OtelPipelineStorage(url=url, clock=clock, delivery="external")) as storage:
+    with closing(OtelPipelineStorage(url=database_url, clock=clock, delivery="external")) as storage:
         runs.run(storage, objects=range(10))
         taken: list[int] = []
 
@@ -117,9 +109,9 @@ def test_what_another_has_taken_over_is_not_sent(url: str, receiver: OtlpReceive
 
 
 @pytest.mark.slow
-def test_processes_and_threads_drain_one_outbox(url: str, receiver: OtlpReceiver) -> None:
+def test_processes_and_threads_drain_one_outbox(database_url: str, receiver: OtlpReceiver) -> None:
     """Two processes and three threads send one backlog: every span once."""
-    with closing(SqlPipelineStorage(url)) as storage:
+    with closing(SqlPipelineStorage(database_url)) as storage:
         spans = fill(storage, 6000)
         expected = runs.expected(storage)
     errors: list[str] = []
@@ -128,8 +120,10 @@ def test_processes_and_threads_drain_one_outbox(url: str, receiver: OtlpReceiver
         errors.append(sender.delivery.deliver_due().error)
 
     with ExitStack() as stack:
-        processes = [stack.enter_context(start_sender(url)) for _ in range(2)]
-        senders = [stack.enter_context(closing(OtelPipelineStorage(url=url, delivery="external"))) for _ in range(3)]
+        processes = [stack.enter_context(start_sender(database_url)) for _ in range(2)]
+        senders = [
+            stack.enter_context(closing(OtelPipelineStorage(url=database_url, delivery="external"))) for _ in range(3)
+        ]
         threads = [threading.Thread(target=drain, args=(sender,)) for sender in senders]
         for thread in threads:
             thread.start()
@@ -145,13 +139,13 @@ def test_processes_and_threads_drain_one_outbox(url: str, receiver: OtlpReceiver
     assert len(receiver.spans) == spans
 
 
-def test_an_hour_of_outage(url: str, receiver: OtlpReceiver) -> None:
+def test_an_hour_of_outage(database_url: str, receiver: OtlpReceiver) -> None:
     """Two senders knock on a closed door for an hour: rarely, out of step, and all arrives a minute after its end."""
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC), tick=0.001)
     receiver.misbehave(Respond(503))
     with ExitStack() as stack:
         senders = [
-            stack.enter_context(closing(OtelPipelineStorage(url=url, clock=clock, delivery="external")))
+            stack.enter_context(closing(OtelPipelineStorage(url=database_url, clock=clock, delivery="external")))
             for _ in range(2)
         ]
         end = clock() + timedelta(hours=1)

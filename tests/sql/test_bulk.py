@@ -37,7 +37,6 @@ def storage(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[Sql
     """A storage by each driver."""
     url = make_url(postgresql_url).set(drivername=request.param)
     with closing(SqlPipelineStorage(url)) as storage:
-        storage.upgrade()
         yield storage
 
 
@@ -108,7 +107,6 @@ def test_copies(postgresql_url: str) -> None:
     theirs = MemoryStorage()
     telemetry: dict[str, Any] = {"delivery": "external", "capture": ["objects"]}
     with closing(OtelPipelineStorage(theirs, outbox_url=postgresql_url, **telemetry)) as storage:
-        storage.records.upgrade()
         pipeline = Pipeline(Task("load", objects=objects), objects=objects)
         storage.build_pipeline_execution(pipeline, "run", Runner(), RecordingReporter(), None)
 

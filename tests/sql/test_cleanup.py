@@ -28,7 +28,6 @@ REPORTER = RecordingReporter()
 def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
     """A storage on each engine."""
     with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
         yield storage
 
 
@@ -68,7 +67,6 @@ def test_a_task_that_ends_meanwhile_is_counted(server_url: str) -> None:
     """A cleanup waits for the transaction that ends a task, and counts the task before it removes it."""
     result = schema.task_result
     with closing(SqlPipelineStorage(server_url)) as storage:
-        storage.upgrade()
         build(storage, "run")
         [task_result] = storage.get_task_results("run")
         task_result.report_status_change(REPORTER, RUNNING)
@@ -95,7 +93,6 @@ def test_copies_go_in_parts(database_url: str, monkeypatch: pytest.MonkeyPatch) 
     """The copies of runs that are removed go in transactions of so many task results."""
     monkeypatch.setattr(cleanup, "RESULTS", 3)
     with closing(OtelPipelineStorage(MemoryStorage(), outbox_url=database_url, delivery="external")) as storage:
-        storage.records.upgrade()
         for number in range(4):
             pipeline = Pipeline(Task("load", objects=range(2)))
             storage.build_pipeline_execution(pipeline, f"run {number}", Runner(), REPORTER, None)

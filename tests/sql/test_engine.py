@@ -567,7 +567,6 @@ class TestGivenEngine:
 def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
     """A storage on each engine."""
     with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
         yield storage
 
 
@@ -714,7 +713,6 @@ class TestLostConnection:
     def storage(self, server_url: str) -> Iterator[SqlPipelineStorage]:
         """A storage with a connection in its pool."""
         with closing(SqlPipelineStorage(server_url)) as storage:
-            storage.upgrade()
             build(storage, "first")
             yield storage
 
@@ -804,7 +802,6 @@ def test_a_signal_that_raises_in_the_middle_of_a_statement(server_url: str, how:
             connection.execute(statement)
 
     with closing(SqlPipelineStorage(server_url)) as storage:
-        storage.upgrade()
         before = signal.signal(signal.SIGALRM, raise_it)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -822,7 +819,6 @@ def test_deadlock(server_url: str) -> None:
     """Of two transactions that wait for each other the server ends one; it is run again, and both take effect."""
     table = schema.pipeline_execution
     with closing(SqlPipelineStorage(server_url)) as storage:
-        storage.upgrade()
         first, second = build(storage, "first").id, build(storage, "second").id
         both_hold_one = threading.Barrier(2)
         attempts: list[str] = []
@@ -908,7 +904,6 @@ class TestFork:
     def test_parents_session_survives(self, server_url: str) -> None:
         """The child opens a session of its own, and its end does not end the parent's, in a transaction or idle."""
         with closing(SqlPipelineStorage(server_url)) as storage:
-            storage.upgrade()
             build(storage, "parent")
 
             def session_now() -> int:

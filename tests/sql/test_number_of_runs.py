@@ -27,7 +27,6 @@ STATUSES = {
 def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
     """A storage on each engine."""
     with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
         yield storage
 
 

@@ -33,28 +33,20 @@ Won = dict[tuple[str, int, PipelineTaskStatus], tuple[int, Report]]
 """Who reported a change, and what, by record and status."""
 
 
-@pytest.fixture
-def url(database_url: str) -> str:
-    """URL of a database with the schema, on each engine."""
-    with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
-    return database_url
-
-
 @pytest.mark.parametrize("propagates", ["nothing", "failures", "everything"])
-def test_a_change_has_one_winner(url: str, propagates: str) -> None:
+def test_a_change_has_one_winner(database_url: str, propagates: str) -> None:
     """Two processes race for RUNNING and for the end of 1 000 task results, one with DONE, one with RUNTIME_ERROR.
 
     Every record has one winner, one report and one span; what is stored and sent is the winner's; a failure that
     propagates is in all of its parents.
     """
     exporter = InMemorySpanExporter()
-    with racers.opened(url, exporter=exporter) as storage:
+    with racers.opened(database_url, exporter=exporter) as storage:
         run_id = str(uuid.uuid4())
         storage.build_pipeline_execution(WIDE, run_id, Runner(), RecordingReporter(), None)
 
         finals = ("DONE", "RUNTIME_ERROR")
-        ran = racers.race(*[racers.run_all] * racers.RACERS, arguments=(url, run_id, finals, propagates))
+        ran = racers.race(*[racers.run_all] * racers.RACERS, arguments=(database_url, run_id, finals, propagates))
 
         won: Won = {(r.kind, r.id, r.status): (number, r) for number, racer in enumerate(ran) for r in racer}
         assert len(won) == sum(len(racer) for racer in ran), "a change was reported twice"
@@ -89,14 +81,14 @@ def test_a_change_has_one_winner(url: str, propagates: str) -> None:
         assert (status.status_code, status.description) == expected
 
 
-def test_a_run_id_is_built_once(url: str) -> None:
+def test_a_run_id_is_built_once(database_url: str) -> None:
     """Of two processes that build a run of one id, one does, and the other is told that the run exists."""
     run_ids = [f"run {index}" for index in range(100)]
 
-    built = racers.race(*[racers.build_same] * racers.RACERS, arguments=(url, run_ids))
+    built = racers.race(*[racers.build_same] * racers.RACERS, arguments=(database_url, run_ids))
 
     assert sorted(built[0] + built[1]) == sorted(run_ids)
-    with closing(SqlPipelineStorage(url)) as storage:
+    with closing(SqlPipelineStorage(database_url)) as storage:
         assert len(storage.get_pipeline_executions()) == len(run_ids)
         for number, mine in enumerate(built):
             for run_id in mine:
@@ -108,28 +100,28 @@ def test_a_run_id_is_built_once(url: str) -> None:
         assert len(_ids(storage, schema.outbox, "record_id")) == len(run_ids)
 
 
-def test_an_id_is_never_used_again(url: str) -> None:
+def test_an_id_is_never_used_again(database_url: str) -> None:
     """Processes that build and remove runs side by side, and others after them, never build one id twice."""
     built: Counter[tuple[str, int]] = Counter()
     for _ in range(2):
-        for records in racers.race(*[racers.build_and_clean_up] * racers.RACERS, arguments=(url, 60)):
+        for records in racers.race(*[racers.build_and_clean_up] * racers.RACERS, arguments=(database_url, 60)):
             built.update(records)
-        with closing(SqlPipelineStorage(url)) as storage:
+        with closing(SqlPipelineStorage(database_url)) as storage:
             storage.cleanup()
 
     assert built.total() == 2 * racers.RACERS * 60 * (1 + 2 + 2 + 6)
     assert [record for record, times in built.items() if times > 1] == []
 
 
-def test_runs_are_removed_while_they_are_written_and_read(url: str) -> None:
+def test_runs_are_removed_while_they_are_written_and_read(database_url: str) -> None:
     """A cleanup beside a writer and a reader removes every run once, whole, and neither of them notices."""
     runs = 100
 
-    written, removed, _ = racers.race(racers.write, racers.clean_up, racers.read, arguments=(url, runs))
+    written, removed, _ = racers.race(racers.write, racers.clean_up, racers.read, arguments=(database_url, runs))
 
     assert sorted(removed) == sorted(written)
     exporter = InMemorySpanExporter()
-    with racers.opened(url, exporter=exporter) as storage:
+    with racers.opened(database_url, exporter=exporter) as storage:
         for table in (*schema.LEVELS.values(), schema.failure):
             assert _ids(storage.records, table, table.primary_key.columns[0].name) == [], table.name
         # A reference may outlive its record, and is dropped by the next sender.
@@ -138,12 +130,12 @@ def test_runs_are_removed_while_they_are_written_and_read(url: str) -> None:
     assert exporter.get_finished_spans() == ()
 
 
-def test_two_senders_share_an_outbox(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_senders_share_an_outbox(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that send from one outbox send every span, none twice, and each run's parents after its results."""
     reporter = RecordingReporter()
     pipeline = Pipeline(Task("extract", objects=range(25)), objects=["north", "south"])
     runs, spans = 30, 1 + 2 + 2 + 50
-    with racers.opened(url) as storage:
+    with racers.opened(database_url) as storage:
         for _ in range(runs):
             run_id = str(uuid.uuid4())
             execution = storage.build_pipeline_execution(pipeline, run_id, Runner(), reporter, None)
@@ -155,7 +147,7 @@ def test_two_senders_share_an_outbox(url: str, monkeypatch: pytest.MonkeyPatch) 
 
         with OtlpReceiver() as receiver:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-            sent = racers.race(*[racers.send] * racers.RACERS, arguments=(url,))
+            sent = racers.race(*[racers.send] * racers.RACERS, arguments=(database_url,))
             received = receiver.spans
 
         assert sum(sent) == len(received) == runs * spans

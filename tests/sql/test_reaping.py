@@ -36,7 +36,6 @@ def clock() -> ManualClock:
 def storage(database_url: str, clock: ManualClock) -> Iterator[OtelPipelineStorage]:
     """A storage with telemetry that sends nothing by itself."""
     with closing(OtelPipelineStorage(url=database_url, delivery="external", clock=clock)) as storage:
-        storage.records.upgrade()
         yield storage
 
 

@@ -51,7 +51,6 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
 def storage(database_url: str, clock: ManualClock) -> Iterator[OtelPipelineStorage]:
     """A storage with telemetry that sends nothing by itself."""
     with closing(OtelPipelineStorage(url=database_url, delivery="external", clock=clock)) as storage:
-        storage.records.upgrade()
         yield storage
 
 
@@ -121,7 +120,6 @@ def test_what_changed_later_changes_no_span(database_url: str, clock: ManualCloc
     with closing(
         OtelPipelineStorage(url=database_url, delivery="external", clock=clock, settle_quiet=1, settle_after=60)
     ) as storage:
-        storage.records.upgrade()
         execution = build(storage)
         [first, second, *_] = storage.get_task_results(execution.get_run_id())
         reporter = RecordingReporter()
@@ -362,7 +360,6 @@ def test_copies_are_replayed(database_url: str, tmp_path: Path) -> None:
             MemoryStorage(), outbox_url=database_url, exporter=exporter, delivery="external", settle_quiet=0
         )
     ) as storage:
-        storage.records.upgrade()
         # So that the ids of copies are not those of the records.
         storage.storage.build_pipeline_execution(Pipeline(Task()), "other", Runner(), RecordingReporter(), {})
         finish(storage, build(storage))

@@ -26,7 +26,6 @@ def test_a_sender_that_was_slow_leaves_a_settled_run_alone(server_url: str, monk
     """
     reporter = RecordingReporter()
     with closing(OtelPipelineStorage(url=server_url, delivery="external")) as storage:
-        storage.records.upgrade()
         run_id = str(uuid.uuid4())
         execution = storage.build_pipeline_execution(Pipeline(Task("load")), run_id, Runner(), reporter, None)
         execution.report_status_change(reporter, CANCELLED)

@@ -25,6 +25,7 @@ DONE = PipelineTaskStatus.DONE
 def storage(database_url: str) -> Iterator[OtelPipelineStorage]:
     """A storage with telemetry that sends nothing by itself."""
     with closing(OtelPipelineStorage(url=database_url, delivery="external")) as storage:
+        # The schema is checked here already: the first use of a storage has statements more for it.
         storage.records.upgrade()
         yield storage
 

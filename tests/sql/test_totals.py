@@ -48,7 +48,6 @@ def clock() -> ManualClock:
 def storage(database_url: str, clock: ManualClock) -> Iterator[SqlPipelineStorage]:
     """A storage on each engine."""
     with closing(SqlPipelineStorage(database_url, clock=clock)) as storage:
-        storage.upgrade()
         yield storage
 
 
@@ -317,7 +316,6 @@ def test_a_run_that_was_given_up_hides_no_other(storage: SqlPipelineStorage, clo
 def test_the_last_run_with_a_trace(database_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A total knows the run that ended last, if it has a trace."""
     with closing(OtelPipelineStorage(SqlPipelineStorage(database_url, clock=clock), delivery="external")) as storage:
-        storage.records.upgrade()
         run(storage, clock)
         assert storage.records.totals.count()
         last = run(storage, clock, seconds=2.5, queued=0.25)
@@ -477,7 +475,6 @@ def test_the_digest_is_what_a_look_at_every_run_gives(
     monkeypatch.setattr(totals, "CHUNK", 2)
     url = request.getfixturevalue(f"{engine}_url")
     with closing(SqlPipelineStorage(url)) as storage:
-        storage.upgrade()
 
         @settings(max_examples=100 if engine == "sqlite" else 20)
         @given(STEPS)
@@ -529,7 +526,6 @@ def test_counters_are_killed(database_url: str, cleans: bool) -> None:
     dice = random.Random(7)  # noqa: S311 - when to kill is no secret
     ever: Counter[tuple[str, str, str]] = Counter()
     with closing(SqlPipelineStorage(database_url)) as storage:
-        storage.upgrade()
         counters: list[Any] = []
         deadline = time.monotonic() + PATIENCE
         killed = 0

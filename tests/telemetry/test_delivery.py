@@ -26,7 +26,6 @@ from otel_storage import (
     PipelineExecution,
     PipelineStorageObject,
     PipelineTaskStatus,
-    SqlPipelineStorage,
     TaskResult,
 )
 from otel_storage.ports.outbox import OutboxStatus
@@ -141,9 +140,7 @@ def open_storage(database_url: str) -> Callable[..., OtelPipelineStorage]:
     """Opens storages on one database of this test's own."""
 
     def open_(clock: ManualClock, **kwargs: Any) -> OtelPipelineStorage:
-        storage = OtelPipelineStorage(url=database_url, clock=clock, delivery="external", **kwargs)
-        storage.records.upgrade()
-        return storage
+        return OtelPipelineStorage(url=database_url, clock=clock, delivery="external", **kwargs)
 
     return open_
 
@@ -635,7 +632,6 @@ def test_an_exporter_of_the_users_own_is_used(open_storage: Callable[..., OtelPi
 def test_flush_by_the_thread(database_url: str, receiver: OtlpReceiver) -> None:
     """With a thread, ``flush`` waits until all that is due is acknowledged, and says so; a failure is no success."""
     with closing(OtelPipelineStorage(url=database_url)) as storage:
-        storage.records.upgrade()
         bench = Bench(storage, receiver, ManualClock(), RecordingReporter())
         bench.run()
         assert storage.flush(20) is True
@@ -667,8 +663,6 @@ def test_a_thread_that_outlives_its_storage_leaves_nothing_open(database_url: st
     """What it needs to settle what was sent, it opens again, and closes at its end."""
     exporter = Waiting()
     opened: list[Any] = []
-    with closing(SqlPipelineStorage(database_url)) as records:
-        records.upgrade()
     storage = OtelPipelineStorage(url=database_url, exporter=exporter)
     event.listen(storage.records.database.engine, "connect", lambda connection, _: opened.append(connection))
     bench = Bench(storage, OtlpReceiver(), ManualClock(), RecordingReporter())
@@ -713,7 +707,6 @@ def test_a_lease_lasts_as_long_as_it_is_given(
 def test_a_thread_sends_what_an_earlier_process_left(database_url: str, receiver: OtlpReceiver) -> None:
     """A storage that is opened begins to send at once, without a run of its own."""
     with closing(OtelPipelineStorage(url=database_url, delivery="external")) as storage:
-        storage.records.upgrade()
         Bench(storage, receiver, ManualClock(), RecordingReporter()).run()
     with closing(OtelPipelineStorage(url=database_url)):
         assert receiver.wait_for(5, timeout=20)
@@ -723,7 +716,6 @@ def test_a_thread_sends_what_an_earlier_process_left(database_url: str, receiver
 def test_a_forked_child_sends_what_it_records(database_url: str, receiver: OtlpReceiver) -> None:
     """After a fork the child has connections, a thread and an exporter of its own; parent and child both go on."""
     with closing(OtelPipelineStorage(url=database_url)) as storage:
-        storage.records.upgrade()
         bench = Bench(storage, receiver, ManualClock(), RecordingReporter())
         bench.run()
         assert storage.flush(20)
@@ -774,8 +766,6 @@ def test_counting_holds_up_nobody(database_url: str, caplog: pytest.LogCaptureFi
             "opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter",
             {"endpoint": receiver.traces_endpoint},
         )
-        with closing(SqlPipelineStorage(database_url)) as records:
-            records.upgrade()
         with closing(OtelPipelineStorage(url=database_url, exporter=exporter)) as storage:
             storage.delivery._counting = Failing()
             for _ in range(2):

@@ -36,7 +36,6 @@ def clock() -> ManualClock:
 def records(database_url: str, clock: ManualClock) -> Iterator[SqlPipelineStorage]:
     """An empty database, on each engine."""
     with closing(SqlPipelineStorage(database_url, clock=clock)) as records:
-        records.upgrade()
         yield records
 
 

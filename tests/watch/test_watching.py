@@ -627,7 +627,6 @@ def test_a_run_does_not_wait_for_a_lock(engine: str, request: pytest.FixtureRequ
     """Rows of the copies that somebody else has locked cost a run the patience at most, and it goes on."""
     url = request.getfixturevalue(f"{engine}_url")
     with closing(SqlPipelineStorage(url)) as tables:
-        tables.upgrade()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("otel_storage.composite.COPIES_PATIENCE", 1.0)
             storage = open_storage(outbox_url=url)
