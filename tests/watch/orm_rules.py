@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import django
@@ -56,12 +55,12 @@ class TestWrapped(StorageConformance):
     """The host's storage with telemetry on top."""
 
     @pytest.fixture
-    def storage(self, tmp_path: Path) -> Iterator[Any]:
+    def storage(self, sqlite_url: str) -> Iterator[Any]:
         """The storage, wrapped."""
         with closing(
             OtelPipelineStorage(
                 OrmPipelineResultsStorage(),
-                outbox_url=f"sqlite:///{tmp_path / 'outbox.db'}",
+                outbox_url=sqlite_url,
                 exporter=InMemorySpanExporter(),
                 delivery="external",
             )
