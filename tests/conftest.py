@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,17 @@ KEPT_VARIABLES = ("OTEL_STORAGE_TEST_", "OTEL_STORAGE_REQUIRE_SERVICES")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures that tests recorded as their property ``figure``, whichever process ran them."""
+    """Print how many tests were skipped and why, and the figures that tests recorded as their property ``figure``.
+
+    Whichever process ran the tests. A reason ends at its first colon, behind which it says how to mend it: ``-rs``.
+    """
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ").partition(":")[0]
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"{reasons.total()} skipped: {counts}")
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
     figures = [value for report in reports for name, value in report.user_properties if name == "figure"]
     if figures:

@@ -57,6 +57,22 @@ def start_python(script: str, *, cwd: Path, **environment: str) -> subprocess.Co
     )
 
 
+def run_pytest(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a process of its own, at the root of the tree, without the plug-ins that happen to be installed.
+
+    pytest-django, say, would keep a test from the database. ``pyproject.toml`` needs the one that is named.
+    """
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "pytest_timeout", "-p", "no:cacheprovider", "--color=no", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
 def die_after(work: Callable[[], object]) -> int:
     """Do the work in a forked process, which is killed after it; returns the id that it had."""
     process = multiprocessing.get_context("fork").Process(target=_work_and_die, args=(work,))

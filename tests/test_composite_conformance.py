@@ -9,7 +9,7 @@ from otel_storage.composite import OtelPipelineStorage
 from otel_storage.testing.clock import ManualClock
 from tests import conformance
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.composite]
 
 
 class _Composite(conformance.OnSql):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, run_python
+from tests.processes import ROOT, run_pytest, run_python
 
 pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
 
@@ -321,17 +321,8 @@ def _command(tmp_path: Path, *arguments: str) -> Any:
 def test_telemetry_changes_no_rule(tmp_path: Path) -> None:
     """Wrapped, the ORM storage passes the rules of the conformance suite that it passes by itself, and no other."""
     # What the host's code is warned of is not ours to mend.
-    options = ["-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-W", "ignore"]
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "tests/watch/orm_rules.py"],
-        cwd=ROOT,
-        # No plug-in but the named one, which pyproject.toml needs: pytest-django, say, would forbid the database.
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.watch.settings", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    options = ["-q", "-rA", "--tb=no", "-W", "ignore", "-m", ""]
+    process = run_pytest(*options, "tests/watch/orm_rules.py", DJANGO_SETTINGS_MODULE="tests.watch.settings")
     outcomes: dict[str, dict[str, str]] = {"TestByItself": {}, "TestWrapped": {}}
     for outcome, cls, rule in re.findall(r"^(PASSED|FAILED|ERROR) \S+::(\w+)::(\w+(?:\[.*?\])?)", process.stdout, re.M):
         outcomes[cls][rule] = outcome
