@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing
-from typing import ClassVar
+from datetime import timedelta
+from functools import partial
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import URL, Connection, Table, create_engine, delete, func, select
@@ -12,11 +14,39 @@ from sqlalchemy import URL, Connection, Table, create_engine, delete, func, sele
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.sql.database import schema
 from otel_storage.sql.storage import SqlPipelineStorage
+from otel_storage.sql.upkeep.closing import Closing
+from otel_storage.sql.upkeep.reaping import find_dead
 from otel_storage.testing.clock import ManualClock
 from otel_storage.testing.conformance import StrictStorageConformance
+from otel_storage.testing.conformance.fixtures import Extras
+from otel_storage.testing.pipelines import RecordingReporter
 from tests import schemas
 
 ClosableStorage = SqlPipelineStorage | OtelPipelineStorage
+
+
+def extras_of(storage: ClosableStorage, clock: ManualClock) -> Extras:
+    """What our storages have beyond the contract: an outbox where there is telemetry, ``reap --force``, counting."""
+    has_outbox = isinstance(storage, OtelPipelineStorage)
+    records = storage.records if isinstance(storage, OtelPipelineStorage) else storage
+    return Extras(
+        references=partial(_references, records) if has_outbox else None,
+        close_running=partial(_close_running, records, clock),
+        upkeep=(records.totals.count,),
+    )
+
+
+def _references(records: SqlPipelineStorage) -> list[tuple[str, Any, bool]]:
+    outbox = schema.outbox.c
+    with records.database.read() as connection:
+        rows = connection.execute(select(outbox.kind, outbox.record_id, outbox.due)).all()
+    return [(kind, record_id, due is not None) for kind, record_id, due in rows]
+
+
+def _close_running(records: SqlPipelineStorage, clock: ManualClock, reporter: RecordingReporter) -> None:
+    closing_them = Closing(records, None, reporter)
+    for dead in find_dead(records.database, clock() + timedelta(seconds=1)):
+        assert closing_them.close(dead).name == "closed"
 
 
 class OnSql(StrictStorageConformance):
@@ -41,6 +71,11 @@ class OnSql(StrictStorageConformance):
         """A storage on a database without a record."""
         with closing(self.open_storage(url, clock)) as storage:
             yield storage
+
+    @pytest.fixture
+    def extras(self, storage: ClosableStorage, clock: ManualClock) -> Extras:
+        """An outbox, where there is telemetry; a way to close what is RUNNING; counting."""
+        return extras_of(storage, clock)
 
 
 class OnSharedSql(OnSql):

@@ -12,6 +12,9 @@ A storage's test file is a few lines: subclass one of the two classes, and give 
 A class may also give ``clock``, the :class:`~otel_storage.testing.clock.ManualClock` that ``storage`` was made with
 (without one the suite goes by the real time), and ``other_storage``, a second storage over the same data as another
 process would have it (without one it is the same storage).
+
+One rule, ``test_changes_in_any_order``, is a state machine, which needs Hypothesis; see
+:mod:`otel_storage.testing.conformance.machine`.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ pytest.register_assert_rewrite(
             "saving",
             "digest",
             "cleanup",
+            "model",
+            "machine",
         )
     )
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -107,6 +108,27 @@ class Builder:
         return line(self._storage, self(pipeline, **kwargs).get_run_id())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What a storage has beyond the contract: the state machine holds it to that too."""
+
+    references: Callable[[], Iterable[tuple[str, Any, bool]]] | None = None
+    """Gives each reference of an outbox: kind and id of its record, and whether the reference is due.
+
+    There has to be one per final task result, due at once; and one per run, of its execution, due once that is final.
+    None: the storage has no outbox.
+    """
+    close_running: Callable[[RecordingReporter], object] | None = None
+    """Closes every record that is RUNNING, in every run in which another record than a task execution is RUNNING.
+
+    Each is reported RUNTIME_ERROR with its parents: the task results of a run first, then the records of each level
+    above that are RUNNING still, the lowest level first. A task execution whose task results are all final counts as
+    final, and stays. None: the storage cannot.
+    """
+    upkeep: Sequence[Callable[[], object]] = ()
+    """What the storage does from time to time by itself, of which nobody may see anything by the contract."""
+
+
 def small_pipeline() -> Pipeline:
     """One pipeline instance of one task with one instance."""
     return Pipeline(Task("extract"))
@@ -179,7 +201,7 @@ def statuses(of: Iterable[PipelineStorageObject]) -> list[PipelineTaskStatus]:
 
 
 class StorageFixtures:
-    """The fixtures of the suite; a storage's test class gives ``storage``, and may give the two below it."""
+    """The fixtures of the suite; a storage's test class gives ``storage``, and may give the three below it."""
 
     @pytest.fixture
     def storage(self) -> PipelineStorage:
@@ -197,6 +219,11 @@ class StorageFixtures:
     def other_storage(self, storage: PipelineStorage) -> PipelineStorage:
         """A second storage over the same data, as another process would have it; the first where there is none."""
         return storage
+
+    @pytest.fixture
+    def extras(self) -> Extras:
+        """What the storage has beyond the contract."""
+        return Extras()
 
     @pytest.fixture
     def times(self, clock: ManualClock | None) -> Times:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from otel_storage.testing.conformance.building import BuildingRules, StrictBuildingRules
+from otel_storage.testing.conformance.changes import ChangeRules, StrictChangeRules
 from otel_storage.testing.conformance.cleanup import CleanupRules, StrictCleanupRules
 from otel_storage.testing.conformance.digest import DigestRules, StrictDigestRules
 from otel_storage.testing.conformance.lookups import LookupRules, StrictLookupRules
@@ -21,6 +22,7 @@ class StorageConformance(
     SavingRules,
     DigestRules,
     CleanupRules,
+    ChangeRules,
 ):
     """What the host's pages, runners and reporters rely on: the least that a storage has to do."""
 
@@ -35,5 +37,6 @@ class StrictStorageConformance(
     StrictSavingRules,
     StrictDigestRules,
     StrictCleanupRules,
+    StrictChangeRules,
 ):
     """Every promise of :mod:`otel_storage.results.base`: nothing is half written, no race lost, no value raises."""
