@@ -23,6 +23,9 @@ from otel_storage.testing.conformance import StorageConformance  # noqa: E402 - 
 
 call_command("migrate", verbosity=0)
 
+SEQUENCES = 2
+"""Of changes in any order: each takes this storage a second."""
+
 
 @pytest.fixture(autouse=True)
 def empty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +48,8 @@ def empty(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestByItself(StorageConformance):
     """The host's storage alone."""
 
+    sequences = SEQUENCES
+
     @pytest.fixture
     def storage(self) -> Any:
         """The storage."""
@@ -53,6 +58,8 @@ class TestByItself(StorageConformance):
 
 class TestWrapped(StorageConformance):
     """The host's storage with telemetry on top."""
+
+    sequences = SEQUENCES
 
     @pytest.fixture
     def storage(self, sqlite_url: str) -> Iterator[Any]:

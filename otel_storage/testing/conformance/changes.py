@@ -14,6 +14,8 @@ class ChangeRules(StorageFixtures):
 
     machine: ClassVar[str] = "StorageMachine"
     """The class in :mod:`~otel_storage.testing.conformance.machine` that says what is asked of the storage."""
+    sequences: ClassVar[int] = 25
+    """How many sequences of changes are tried: fewer for a slow storage."""
 
     def test_changes_in_any_order(
         self, storage: PipelineStorage, other_storage: PipelineStorage, clock: ManualClock | None, extras: Extras
@@ -23,7 +25,7 @@ class ChangeRules(StorageFixtures):
         from otel_storage.testing.conformance import machine
 
         subject = machine.Subject(storage, other_storage, clock=clock, extras=extras)
-        machine.check_changes(getattr(machine, self.machine), subject)
+        machine.check_changes(getattr(machine, self.machine), subject, examples=self.sequences)
 
 
 class StrictChangeRules(ChangeRules):

@@ -161,13 +161,14 @@ def records(storage: PipelineStorage, run_id: str) -> list[PipelineStorageObject
 
 def parent(record: PipelineStorageObject) -> PipelineStorageObject | None:
     """The record above, as the record itself gives it; None for an execution."""
-    if isinstance(record, TaskResult):
-        return record.get_task_execution()
-    if isinstance(record, TaskExecution):
-        return record.get_pipeline_result()
-    if isinstance(record, PipelineResult):
-        return record.get_pipeline_execution()
-    return None
+    # By its kind: records of another storage may extend the host's classes alone.
+    getters = {
+        "TaskResult": "get_task_execution",
+        "TaskExecution": "get_pipeline_result",
+        "PipelineResult": "get_pipeline_execution",
+    }
+    getter = getters.get(record.content_type_name)
+    return None if getter is None else getattr(record, getter)()
 
 
 def look_up(storage: PipelineStorage, kind: str) -> Callable[[Any], PipelineStorageObject | None]:

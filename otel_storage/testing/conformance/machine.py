@@ -202,13 +202,6 @@ class StorageMachine(RuleBasedStateMachine):
         for key, record in stored.items():
             self._compare(expected[key], record)
 
-    @invariant()
-    def the_digest_counts_runs(self) -> None:
-        """Each pipeline that has a run is in the digest, with the number of its runs."""
-        digest = self.storage.get_pipeline_digest()
-        runs = Counter(run.pipeline_id for run in self.runs)
-        assert {pipeline_id: item.total_runs for pipeline_id, item in digest.items()} == runs
-
     def _build(
         self, shape: Shape, pipeline_id: str, *, build_all: bool = True
     ) -> tuple[Any, RecordingReporter, Between]:
@@ -258,7 +251,9 @@ class StorageMachine(RuleBasedStateMachine):
         What becomes of another status is not laid down.
         """
         if status in ADVANCES[held.expected.status]:
-            _set_and_save(held.record, status, None)
+            # By its name, as the host's own base class sets it.
+            held.record.set_status(status.value)
+            held.record.save()
             held.expected.advance(status, "", None)
 
     def _report(self, held: Held, status: PipelineTaskStatus, message: str, propagate: bool) -> None:
@@ -355,7 +350,7 @@ class StrictStorageMachine(StorageMachine):
 
     @invariant()
     def the_digest_counts_runs(self) -> None:
-        """The digest counts the runs of each pipeline: DONE is a success, every other final status a failure."""
+        """The digest has each pipeline with its runs: DONE is a success, every other final status a failure."""
         digest = self.storage.get_pipeline_digest()
         counts = {name: (item.total_runs, item.total_success, item.total_failure) for name, item in digest.items()}
         expected = {}
@@ -459,7 +454,7 @@ def _all_records(storage: PipelineStorage) -> Iterator[PipelineStorageObject]:
 
 def _expect(record: PipelineStorageObject, above: Expected | None) -> Expected:
     """Expect the record to stay as it was built."""
-    expected = Expected(record.content_type_name, record.get_id(), record.get_created(), above)
+    expected = Expected(record.content_type_name, record.get_id(), above)
     if above is not None:
         above.children.append(expected)
     return expected
