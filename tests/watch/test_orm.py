@@ -327,7 +327,7 @@ def test_telemetry_changes_no_rule(tmp_path: Path) -> None:
     for outcome, cls, rule in re.findall(r"^(PASSED|FAILED|ERROR) \S+::(\w+)::(\w+(?:\[.*?\])?)", process.stdout, re.M):
         outcomes[cls][rule] = outcome
 
-    assert len(outcomes["TestByItself"]) > 200, process.stdout[-2000:]
+    assert len(outcomes["TestByItself"]) > 150, process.stdout[-2000:]
     assert outcomes["TestWrapped"] == outcomes["TestByItself"]
     assert "ERROR" not in outcomes["TestWrapped"].values()
-    assert list(outcomes["TestWrapped"].values()).count("PASSED") > 150
+    assert list(outcomes["TestWrapped"].values()).count("PASSED") > 120

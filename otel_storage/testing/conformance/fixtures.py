@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -199,6 +200,16 @@ def fresh(storage: PipelineStorage, record: Found) -> Found:
 def statuses(of: Iterable[PipelineStorageObject]) -> list[PipelineTaskStatus]:
     """The status of each record."""
     return [record.get_status() for record in of]
+
+
+@contextmanager
+def case(*parts: object) -> Iterator[None]:
+    """Name the case in the error of a rule that tries one after another."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note("in the case: " + ", ".join(str(getattr(part, "value", part)) for part in parts))
+        raise
 
 
 class StorageFixtures:

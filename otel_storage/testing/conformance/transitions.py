@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime
+from itertools import product
 from typing import Any
 
 import pytest
@@ -24,10 +25,10 @@ from otel_storage.testing.conformance.fixtures import (
     Builder,
     StorageFixtures,
     Times,
+    case,
     fresh,
     line,
     look_up,
-    status_id,
     statuses,
     wide_pipeline,
 )
@@ -59,45 +60,38 @@ def state(record: PipelineStorageObject) -> tuple[PipelineTaskStatus, datetime |
 class TransitionRules(StorageFixtures):
     """What any storage of the host does with a report."""
 
-    @pytest.mark.parametrize("second", ALL, ids=status_id)
-    @pytest.mark.parametrize("first", ALL, ids=status_id)
-    def test_from_each_status_to_each(
-        self,
-        storage: PipelineStorage,
-        build: Builder,
-        times: Times,
-        first: PipelineTaskStatus,
-        second: PipelineTaskStatus,
-    ) -> None:
+    def test_from_each_status_to_each(self, storage: PipelineStorage, build: Builder, times: Times) -> None:
         """PENDING -> RUNNING -> a final one is stored with its time and reported; all else is ignored silently."""
-        made = build.line()
-        for each in made:
-            each.report_status_change(RecordingReporter(), first, propagate=False)
-        record: PipelineStorageObject
-        for record in line(storage, made[0].get_run_id()):
-            reporter = RecordingReporter()
-            earlier = state(record)
-            assert earlier[0] is first
-            times.advance(1)
+        for first, second in product(ALL, ALL):
+            with case(first, second):
+                made = build.line()
+                for each in made:
+                    each.report_status_change(RecordingReporter(), first, propagate=False)
+                record: PipelineStorageObject
+                for record in line(storage, made[0].get_run_id()):
+                    reporter = RecordingReporter()
+                    earlier = state(record)
+                    assert earlier[0] is first
+                    times.advance(1)
 
-            before = times.now()
-            record.report_status_change(reporter, second, propagate=False)
-            after = times.now()
+                    before = times.now()
+                    record.report_status_change(reporter, second, propagate=False)
+                    after = times.now()
 
-            stored = fresh(storage, record)
-            assert state(record) == state(stored)
-            if second not in ADVANCES[first]:
-                assert state(stored) == earlier
-                assert reporter.reports == []
-                continue
-            assert reporter.reports == [told(record, second)]
-            assert reporter.records == [record]
-            status, started, completed = state(stored)
-            assert status is second
-            moment, kept = (started, completed) if second is RUNNING else (completed, started)
-            assert kept == (earlier[2] if second is RUNNING else earlier[1])
-            assert moment is not None
-            assert before <= moment <= after
+                    stored = fresh(storage, record)
+                    assert state(record) == state(stored)
+                    if second not in ADVANCES[first]:
+                        assert state(stored) == earlier
+                        assert reporter.reports == []
+                        continue
+                    assert reporter.reports == [told(record, second)]
+                    assert reporter.records == [record]
+                    status, started, completed = state(stored)
+                    assert status is second
+                    moment, kept = (started, completed) if second is RUNNING else (completed, started)
+                    assert kept == (earlier[2] if second is RUNNING else earlier[1])
+                    assert moment is not None
+                    assert before <= moment <= after
 
     def test_a_whole_life(
         self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter, times: Times
@@ -117,43 +111,29 @@ class TransitionRules(StorageFixtures):
         assert completed is not None
         assert t0 <= started <= t1 < t2 <= completed <= t3
 
-    @pytest.mark.parametrize("status", [RUNNING, *FINAL], ids=status_id)
-    @pytest.mark.parametrize("kind", range(4), ids=KINDS)
-    def test_propagation(
-        self,
-        storage: PipelineStorage,
-        build: Builder,
-        reporter: RecordingReporter,
-        kind: int,
-        status: PipelineTaskStatus,
-    ) -> None:
+    def test_propagation(self, storage: PipelineStorage, build: Builder) -> None:
         """A change goes to every parent too, the execution first, and not to children; all get the message."""
-        made = build.line()
+        for kind, status in product(range(4), (RUNNING, *FINAL)):
+            with case(KINDS[kind], status):
+                made, reporter = build.line(), RecordingReporter()
 
-        made[kind].report_status_change(reporter, status, message="because")
+                made[kind].report_status_change(reporter, status, message="because")
 
-        assert reporter.reports == [told(record, status, "because") for record in made[: kind + 1]]
-        assert statuses(line(storage, made[0].get_run_id())) == [status] * (kind + 1) + [PENDING] * (3 - kind)
+                assert reporter.reports == [told(record, status, "because") for record in made[: kind + 1]]
+                assert statuses(line(storage, made[0].get_run_id())) == [status] * (kind + 1) + [PENDING] * (3 - kind)
 
-    @pytest.mark.parametrize("status", [RUNNING, *FINAL], ids=status_id)
-    @pytest.mark.parametrize("kind", range(4), ids=KINDS)
-    def test_no_propagation(
-        self,
-        storage: PipelineStorage,
-        build: Builder,
-        reporter: RecordingReporter,
-        kind: int,
-        status: PipelineTaskStatus,
-    ) -> None:
+    def test_no_propagation(self, storage: PipelineStorage, build: Builder) -> None:
         """Without propagation the record alone changes."""
-        made = build.line()
+        for kind, status in product(range(4), (RUNNING, *FINAL)):
+            with case(KINDS[kind], status):
+                made, reporter = build.line(), RecordingReporter()
 
-        made[kind].report_status_change(reporter, status, propagate=False)
+                made[kind].report_status_change(reporter, status, propagate=False)
 
-        assert reporter.reports == [told(made[kind], status)]
-        expected = [PENDING] * 4
-        expected[kind] = status
-        assert statuses(line(storage, made[0].get_run_id())) == expected
+                assert reporter.reports == [told(made[kind], status)]
+                expected = [PENDING] * 4
+                expected[kind] = status
+                assert statuses(line(storage, made[0].get_run_id())) == expected
 
     def test_a_failure_after_running_reaches_every_parent(
         self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter
@@ -307,19 +287,20 @@ class StrictTransitionRules(StorageFixtures):
             assert seen.get_status_message() == "naïve – 日本 🚀"
             assert changes[0].at < changes[1].at < changes[2].at
 
-    @pytest.mark.parametrize("status", FINAL, ids=status_id)
     def test_history_without_running(
-        self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter, status: PipelineTaskStatus
+        self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter
     ) -> None:
         """A record that became final before it started has two states and no start."""
-        record = build.line()[3]
-        record.report_status_change(reporter, status, message="early")
+        for status in FINAL:
+            with case(status):
+                record = build.line()[3]
+                record.report_status_change(reporter, status, message="early")
 
-        stored = fresh(storage, record)
-        assert [c.status for c in stored.get_status_changes()] == [PENDING, status]
-        assert stored.get_status_changes()[1].at == stored.get_completed()
-        assert stored.get_status_message() == "early"
-        assert stored.get_started() is None
+                stored = fresh(storage, record)
+                assert [c.status for c in stored.get_status_changes()] == [PENDING, status]
+                assert stored.get_status_changes()[1].at == stored.get_completed()
+                assert stored.get_status_message() == "early"
+                assert stored.get_started() is None
 
     @pytest.mark.parametrize("message", ["", None])
     def test_no_message_is_stored_as_empty(
@@ -348,34 +329,34 @@ class StrictTransitionRules(StorageFixtures):
         stored = line(storage, made[0].get_run_id())
         assert [r.get_status_message() for r in stored] == ["fourth", "first", "second", "third"]
 
-    @pytest.mark.parametrize("second", ALL, ids=status_id)
     def test_an_ignored_report_leaves_no_message(
-        self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter, second: PipelineTaskStatus
+        self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter
     ) -> None:
         """A report that does not advance changes neither the message nor the parents."""
-        made = build.line()
-        made[3].report_status_change(RecordingReporter(), DONE, message="fine", propagate=False)
+        for second in ALL:
+            with case(second):
+                made = build.line()
+                made[3].report_status_change(RecordingReporter(), DONE, message="fine", propagate=False)
 
-        made[3].report_status_change(reporter, second, message="too late")
+                made[3].report_status_change(reporter, second, message="too late")
 
-        stored = line(storage, made[0].get_run_id())
-        assert stored[3].get_status_message() == "fine"
-        assert statuses(stored) == [PENDING, PENDING, PENDING, DONE]
-        assert reporter.reports == []
+                stored = line(storage, made[0].get_run_id())
+                assert stored[3].get_status_message() == "fine"
+                assert statuses(stored) == [PENDING, PENDING, PENDING, DONE]
+                assert reporter.reports == []
 
-    @pytest.mark.parametrize("status", [RUNNING, *FINAL], ids=status_id)
-    def test_a_status_may_be_its_name(
-        self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter, status: PipelineTaskStatus
-    ) -> None:
+    def test_a_status_may_be_its_name(self, storage: PipelineStorage, build: Builder) -> None:
         """A status given as a string counts as the member of that name; the reporter gets the member."""
-        made = build.line()
-        name: Any = status.value
+        for status in (RUNNING, *FINAL):
+            with case(status):
+                made, reporter = build.line(), RecordingReporter()
+                name: Any = status.value
 
-        made[3].report_status_change(reporter, name)
+                made[3].report_status_change(reporter, name)
 
-        assert statuses(line(storage, made[0].get_run_id())) == [status] * 4
-        assert all(report.status is status for report in reporter.reports)
-        assert len(reporter.reports) == 4
+                assert statuses(line(storage, made[0].get_run_id())) == [status] * 4
+                assert all(report.status is status for report in reporter.reports)
+                assert len(reporter.reports) == 4
 
     @pytest.mark.parametrize("bad", ["", "done", "FINISHED", "DONE ", None, 0, True, Ellipsis, ["DONE"]], ids=repr)
     def test_a_status_that_is_none(
@@ -443,76 +424,63 @@ class StrictTransitionRules(StorageFixtures):
         assert statuses(line(storage, made[0].get_run_id())) == [RUNNING] * 4
         assert statuses(line(storage, others[0].get_run_id())) == [CANCELLED] * 4
 
-    @pytest.mark.parametrize("status", [RUNNING, *FINAL], ids=status_id)
     def test_a_report_on_a_removed_record(
-        self,
-        storage: PipelineStorage,
-        other_storage: PipelineStorage,
-        build: Builder,
-        reporter: RecordingReporter,
-        status: PipelineTaskStatus,
+        self, storage: PipelineStorage, other_storage: PipelineStorage, build: Builder, reporter: RecordingReporter
     ) -> None:
         """A report on a record whose run was removed is ignored: a queued job may come late."""
-        made = build.line()
-        other_storage.cleanup()
+        for status in (RUNNING, *FINAL):
+            with case(status):
+                made = build.line()
+                other_storage.cleanup()
 
-        for record in reversed(made):
-            record.report_status_change(reporter, status, message="late")
+                for record in reversed(made):
+                    record.report_status_change(reporter, status, message="late")
 
-        assert reporter.reports == []
-        assert len(storage.get_pipeline_executions()) == 0
+                assert reporter.reports == []
+                assert len(storage.get_pipeline_executions()) == 0
 
-    @pytest.mark.parametrize("first", [RUNNING, *FINAL], ids=status_id)
-    @pytest.mark.parametrize("late", [RUNNING, *FINAL], ids=status_id)
     def test_the_first_of_two_reports_wins(
-        self,
-        storage: PipelineStorage,
-        other_storage: PipelineStorage,
-        build: Builder,
-        first: PipelineTaskStatus,
-        late: PipelineTaskStatus,
+        self, storage: PipelineStorage, other_storage: PipelineStorage, build: Builder
     ) -> None:
         """Of two objects of one record both PENDING, the second to report wins only where it really advances."""
-        run_id = build().get_run_id()
-        winner: PipelineStorageObject
-        loser: PipelineStorageObject
-        for winner, loser in zip(line(other_storage, run_id), line(storage, run_id), strict=True):
-            reporter = RecordingReporter()
-            winner.report_status_change(RecordingReporter(), first, message="first", propagate=False)
-            stored = state(fresh(storage, loser))
+        for first, late in product((RUNNING, *FINAL), repeat=2):
+            with case(first, late):
+                run_id = build().get_run_id()
+                winner: PipelineStorageObject
+                loser: PipelineStorageObject
+                for winner, loser in zip(line(other_storage, run_id), line(storage, run_id), strict=True):
+                    reporter = RecordingReporter()
+                    winner.report_status_change(RecordingReporter(), first, message="first", propagate=False)
+                    stored = state(fresh(storage, loser))
 
-            loser.report_status_change(reporter, late, message="late", propagate=False)
+                    loser.report_status_change(reporter, late, message="late", propagate=False)
 
-            now = fresh(storage, loser)
-            assert loser.get_status() is now.get_status(), "an object that has reported knows better"
-            if late in ADVANCES[first]:
-                assert now.get_status() is late
-                assert now.get_started() == stored[1]
-                assert now.get_status_message() == "late"
-                assert reporter.reports == [told(loser, late, "late")]
-            else:
-                assert state(now) == stored
-                assert now.get_status_message() == "first"
-                assert reporter.reports == []
+                    now = fresh(storage, loser)
+                    assert loser.get_status() is now.get_status(), "an object that has reported knows better"
+                    if late in ADVANCES[first]:
+                        assert now.get_status() is late
+                        assert now.get_started() == stored[1]
+                        assert now.get_status_message() == "late"
+                        assert reporter.reports == [told(loser, late, "late")]
+                    else:
+                        assert state(now) == stored
+                        assert now.get_status_message() == "first"
+                        assert reporter.reports == []
 
-    @pytest.mark.parametrize("late", [RUNNING, *FINAL], ids=status_id)
     def test_the_loser_of_a_race_changes_no_parent(
-        self,
-        storage: PipelineStorage,
-        other_storage: PipelineStorage,
-        build: Builder,
-        reporter: RecordingReporter,
-        late: PipelineTaskStatus,
+        self, storage: PipelineStorage, other_storage: PipelineStorage, build: Builder, reporter: RecordingReporter
     ) -> None:
         """A propagated report that turns out not to advance its record is ignored whole."""
-        run_id = build().get_run_id()
-        winner, loser = other_storage.get_task_results(run_id)[0], storage.get_task_results(run_id)[0]
-        winner.report_status_change(RecordingReporter(), DONE, propagate=False)
+        for late in (RUNNING, *FINAL):
+            with case(late):
+                run_id = build().get_run_id()
+                winner, loser = other_storage.get_task_results(run_id)[0], storage.get_task_results(run_id)[0]
+                winner.report_status_change(RecordingReporter(), DONE, propagate=False)
 
-        loser.report_status_change(reporter, late, message="late")
+                loser.report_status_change(reporter, late, message="late")
 
-        assert statuses(line(storage, run_id)) == [PENDING, PENDING, PENDING, DONE]
-        assert reporter.reports == []
+                assert statuses(line(storage, run_id)) == [PENDING, PENDING, PENDING, DONE]
+                assert reporter.reports == []
 
     def test_a_stale_parent_does_not_win(
         self,
