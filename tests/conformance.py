@@ -1,4 +1,4 @@
-"""The conformance suite on each SQL engine; a test file says which storage, by ``open_storage``."""
+"""Our storages on each SQL engine; a test file says which rules, and by ``open_storage`` which storage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.sql.upkeep.closing import Closing
 from otel_storage.sql.upkeep.reaping import find_dead
 from otel_storage.testing.clock import ManualClock
-from otel_storage.testing.conformance import StrictStorageConformance
 from otel_storage.testing.conformance.fixtures import Extras
 from otel_storage.testing.pipelines import RecordingReporter
 from tests import schemas
@@ -49,8 +48,8 @@ def _close_running(records: SqlPipelineStorage, clock: ManualClock, reporter: Re
         assert closing_them.close(dead).name == "closed"
 
 
-class OnSql(StrictStorageConformance):
-    """The suite over a storage on ``url``."""
+class OnSql:
+    """A storage on ``url``."""
 
     def open_storage(self, url: str, clock: ManualClock) -> ClosableStorage:
         """A storage on the database."""
@@ -79,7 +78,7 @@ class OnSql(StrictStorageConformance):
 
 
 class OnSharedSql(OnSql):
-    """The suite over a database that a second storage can open too."""
+    """On a database that a second storage can open too."""
 
     @pytest.fixture
     def other_storage(self, url: str, clock: ManualClock, storage: ClosableStorage) -> Iterator[ClosableStorage]:

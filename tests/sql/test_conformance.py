@@ -18,19 +18,19 @@ class _Sql(conformance.OnSql):
         return SqlPipelineStorage(url, clock=clock)
 
 
-class TestSqliteFile(_Sql, conformance.OnSqliteFile):
+class TestSqliteFile(_Sql, conformance.OnSqliteFile, StrictStorageConformance):
     """On a SQLite file."""
 
 
-class TestSqliteMemory(_Sql, conformance.OnSqliteMemory):
+class TestSqliteMemory(_Sql, conformance.OnSqliteMemory, StrictStorageConformance):
     """On SQLite in memory."""
 
 
-class TestPostgresql(_Sql, conformance.OnPostgresql):
+class TestPostgresql(_Sql, conformance.OnPostgresql, StrictStorageConformance):
     """On PostgreSQL."""
 
 
-class TestMariadb(_Sql, conformance.OnMariadb):
+class TestMariadb(_Sql, conformance.OnMariadb, StrictStorageConformance):
     """On MariaDB."""
 
 
