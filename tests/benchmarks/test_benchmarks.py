@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [("building", ["--small"]), ("transitions", ["--tasks", "5"])],
@@ -33,6 +34,7 @@ def test_a_benchmark_prints_its_ratios(module: str, arguments: list[str]) -> Non
     assert all(ratio > 0 for ratio in storages.values())
 
 
+@pytest.mark.slow
 def test_metrics_are_measured() -> None:
     """Every figure is there, with its target where it has one."""
     process = subprocess.run(
@@ -53,6 +55,8 @@ def test_metrics_are_measured() -> None:
     assert all(row["value"] > 0 for row in rows)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_delivery_prints_its_figures() -> None:
     """The sender is measured alone, with another, and beside the SDK."""
     process = subprocess.run(

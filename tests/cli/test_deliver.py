@@ -178,7 +178,9 @@ def test_storage_without_spans(sqlite_url: str, runs: Runs, invoke: Invoke, monk
     assert "SqlPipelineStorage, which makes no spans" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.smoke
 def test_watch(number: signal.Signals, code: int, runs: Runs, sqlite_url: str, receiver: OtlpReceiver) -> None:
     """--watch sends what becomes due while it runs, tells each time in a line of JSON, and ends on a signal."""
     runs.finish(runs.build(RUN_ID))

@@ -54,6 +54,7 @@ def test_without_collector(execute: Execute, tmp_path: Path) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_narrow_terminal(execute: Execute) -> None:
     """At 40 columns no line of the data is wider, and the commands still work when they are copied."""
     done = execute("demo", env={**NOWHERE, "COLUMNS": "40"})
@@ -64,6 +65,7 @@ def test_narrow_terminal(execute: Execute) -> None:
     assert execute(*shlex.split(show)[1:]).returncode == 0
 
 
+@pytest.mark.slow
 def test_told_commands_work(execute: Execute) -> None:
     """The commands that are told show the failed run, and deliver what waits: every span of the three runs."""
     told = execute("demo", "--json", env=NOWHERE)
@@ -79,6 +81,8 @@ def test_told_commands_work(execute: Execute) -> None:
     assert "demo.MonthlyInvoices" in shown.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_with_collector(execute: Execute) -> None:
     """With a collector every record that was started or ended is a span there when the demo ends."""
     with OtlpReceiver() as receiver:
@@ -117,6 +121,7 @@ def assert_same_tree(document: dict[str, Any], spans: list[ReceivedSpan]) -> Non
     assert document["spans"]["count"] == len(expected) == len(spans)
 
 
+@pytest.mark.slow
 def test_twice_in_one_folder(execute: Execute) -> None:
     """A second demo adds runs of its own, with ids that are random UUIDs."""
     first, second = (json.loads(execute("demo", "--json", env=NOWHERE).stdout) for _ in range(2))
@@ -137,6 +142,7 @@ def assert_iterators_at_both_levels(run: dict[str, Any]) -> None:
     assert {record["outcome"] for record in records(run)} == {"DONE"}
 
 
+@pytest.mark.slow
 def test_url(execute: Execute, tmp_path: Path) -> None:
     """--url says where the runs are stored, and is part of the commands that are told."""
     url = f"sqlite:///{tmp_path / 'else where.db'}"
@@ -148,6 +154,7 @@ def test_url(execute: Execute, tmp_path: Path) -> None:
     assert execute(*shlex.split(show)[1:]).returncode == 0
 
 
+@pytest.mark.slow
 def test_telemetry_switched_off(execute: Execute) -> None:
     """With OpenTelemetry's own switch off, the runs are stored and no spans are spoken of."""
     done = execute("demo", env={**NOWHERE, "OTEL_SDK_DISABLED": "true"})
@@ -156,6 +163,7 @@ def test_telemetry_switched_off(execute: Execute) -> None:
     assert "docker" not in done.stderr
 
 
+@pytest.mark.slow
 def test_projects_settings_are_not_used(execute: Execute, tmp_path: Path) -> None:
     """A DJANGO_SETTINGS_MODULE in the environment is another project's: the demo does not even import it."""
     (tmp_path / "shop_settings.py").write_text("raise SystemExit('imported')\n")
@@ -165,6 +173,7 @@ def test_projects_settings_are_not_used(execute: Execute, tmp_path: Path) -> Non
     assert json.loads(done.stdout)["storage"] == f"sqlite:///{tmp_path / 'otel_storage.db'}"
 
 
+@pytest.mark.slow
 def test_unwritable_place(execute: Execute, tmp_path: Path) -> None:
     """A database that cannot be made is one line, before anything is run."""
     done = execute("demo", "--url", f"sqlite:///{tmp_path}/no/such/folder.db", env=NOWHERE)

@@ -176,6 +176,7 @@ def test_the_address_is_taken(runs: Runs, sqlite_url: str, execute: Execute) -> 
     assert f"cannot listen on {address}" in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_serve(number: signal.Signals, code: int, runs: Runs, sqlite_url: str) -> None:
     """It serves until a signal; a series is 0 first, and what it is later on."""
@@ -192,6 +193,7 @@ def test_serve(number: signal.Signals, code: int, runs: Runs, sqlite_url: str) -
     assert said.startswith("Serving metrics at http://127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_push(runs: Runs, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It pushes every so often, says once that nobody takes it, and that it is over."""
     runs.finish(runs.build("one"))
@@ -210,6 +212,8 @@ def test_push(runs: Runs, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert "otel_storage.runs" in metrics(receiver.requests[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_beside_delivery(runs: Runs, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that watches serves the metrics, and pushes them, beside its work."""
     runs.finish(runs.build("one"))
@@ -240,6 +244,7 @@ def test_who_delivers_counts(runs: Runs, sqlite_url: str, monkeypatch: pytest.Mo
     assert counted == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_database_that_restarts(tmp_path: Path) -> None:
     """While the database is away scrapes are refused and one line says why; after it they are served again."""
     with mariadb_server() as server:

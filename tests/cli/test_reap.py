@@ -323,6 +323,8 @@ def wrapped(tmp_path: Path) -> Wrapped:
     return Wrapped(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_wrapped_record_is_closed(wrapped: Wrapped) -> None:
     """The record itself is closed, by its own storage; the copy follows it, and the site's reporter is told."""
     code, listed = wrapped.reap()
@@ -348,6 +350,7 @@ def test_wrapped_record_is_closed(wrapped: Wrapped) -> None:
     assert wrapped.reap() == (0, {"records": [], "closed": {}, "left": 0, "reporter_error": None})
 
 
+@pytest.mark.slow
 def test_wrapped_record_that_is_final(wrapped: Wrapped) -> None:
     """A record that was finished past our hooks stays as it is: its copy is brought in line, and nobody is told."""
     finish = 'OrmTaskResult.objects.filter(status="RUNNING").update(status="DONE", completed="2026-01-02T03:04:05Z")\n'
@@ -364,6 +367,7 @@ def test_wrapped_record_that_is_final(wrapped: Wrapped) -> None:
     assert states["logs"] == []
 
 
+@pytest.mark.slow
 def test_wrapped_run_that_is_gone(wrapped: Wrapped) -> None:
     """Where the run was removed, past our hooks, its copy is removed as well."""
     assert wrapped.states("OrmPipelineExecution.objects.all().delete()\n")["copy"] is not None
@@ -374,6 +378,7 @@ def test_wrapped_run_that_is_gone(wrapped: Wrapped) -> None:
     assert wrapped.states()["copy"] is None
 
 
+@pytest.mark.slow
 def test_copies_alone(wrapped: Wrapped) -> None:
     """With --url there is no storage to close the record in: that is told, and the copy stays as it is."""
     code, document = wrapped.reap("--yes", "--url", wrapped.copies)
@@ -384,6 +389,7 @@ def test_copies_alone(wrapped: Wrapped) -> None:
     assert "RUNNING" in wrapped.states()["copy"]
 
 
+@pytest.mark.slow
 def test_reporter_that_fails(wrapped: Wrapped) -> None:
     """A reporter that cannot be told keeps nothing from being closed, and is told of."""
     wrapped.states(

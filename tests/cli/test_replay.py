@@ -48,6 +48,7 @@ def document(invoke: Invoke, *options: str) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same(runs: Runs, database_url: str, execute: Execute) -> None:
     """Replayed by another process, with another environment, each span arrives a second time, the same to the byte."""
     execution = runs.build(RUN_ID, task=["a", {"b": 2}], pipeline=["north", "south"])

@@ -326,6 +326,7 @@ class TestTrouble:
         assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_colours_only_where_wanted(runs: Runs, sqlite_url: str, execute: Execute) -> None:
     """Output to a pipe has no escape sequences; with FORCE_COLOR it has, and NO_COLOR has the last word on colours."""
     runs.finish(runs.build(RUN_ID), fail_load)
@@ -338,6 +339,7 @@ def test_colours_only_where_wanted(runs: Runs, sqlite_url: str, execute: Execute
     assert "\x1b[31m" not in stdout(FORCE_COLOR="1", TERM="xterm", NO_COLOR="1")
 
 
+@pytest.mark.slow
 def test_ascii_terminal(runs: Runs, sqlite_url: str, execute: Execute) -> None:
     """Where stdout takes ASCII only the drawing is ASCII, and names that are not do not end the command."""
     runs.finish(runs.build(RUN_ID, pipeline=["Süd"]))
@@ -391,6 +393,7 @@ def test_django_setting(runs: Runs, sqlite_url: str, execute: Execute, tmp_path:
     assert broken.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_large_runs_are_shown(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
     """A run of thousands of records takes a few lines, unless all are wanted."""
     runs.build(RUN_ID, task=list(range(3000)))

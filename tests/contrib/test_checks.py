@@ -398,6 +398,7 @@ print(json.dumps([ids, len(made), storage.flush(20)]))
 """
 
 
+@pytest.mark.slow
 def test_storage_in_use_is_left_alone(project: Project) -> None:
     """A process that has made its storage checks that one, and goes on with it."""
     assert project.python(IN_USE) == [[], 1, True]
@@ -417,6 +418,8 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_host_tells_the_storage_in_use(project: Project) -> None:
     """The one private name of the host that we read still is where the host keeps its storage."""
     assert project.python(STORAGE_IN_USE) == [True, True, True], (
@@ -426,6 +429,7 @@ def test_host_tells_the_storage_in_use(project: Project) -> None:
     )
 
 
+@pytest.mark.slow
 def test_check_of_other_apps(project: Project) -> None:
     """``manage.py check APP`` of another app does not speak of ours; of ours, and by its tag, it does."""
     settings = {"PIPELINES_PIPELINES_RESULTS_STORAGE": "nowhere.Storage"}

@@ -72,7 +72,9 @@ def test_options_are_those_of_the_command(name: str, project: Project) -> None:
     assert max(map(len, printed.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_tz", [True, False])
+@pytest.mark.smoke
 def test_commands_by_call(use_tz: bool, empty_database_url: str, project: Project, receiver: OtlpReceiver) -> None:
     """``call_command`` migrates, delivers and tells, into the streams it is given, on each engine."""
     script = """
@@ -98,6 +100,7 @@ print(json.dumps([first, waiting, sent, empty, call("otel_storage_migrate")]))
     assert "s3cret-pw" not in json.dumps(answers)
 
 
+@pytest.mark.slow
 def test_failures_by_call(project: Project) -> None:
     """What fails is a CommandError with the command's exit code: 1 for what is wrong, 2 for wrong usage."""
     script = """
@@ -118,6 +121,7 @@ print(json.dumps([missing, refused, usage]))
     assert "'soon' is not an age" in usage[2][1]
 
 
+@pytest.mark.slow
 def test_storage_of_the_process_goes_on(project: Project, receiver: OtlpReceiver) -> None:
     """A process that calls a command keeps its own storage and its own sender."""
     script = """
@@ -131,6 +135,7 @@ print(json.dumps([status[2], get_pipeline_results_storage().flush(20)]))
     assert len({span.trace_id for span in receiver.spans}) == 2
 
 
+@pytest.mark.slow
 def test_exit_codes(project: Project, receiver: OtlpReceiver) -> None:
     """As processes the commands exit as those of ``otel-storage`` do; data goes to stdout, words to stderr."""
     migrated = project.manage("otel_storage_migrate", settings=external())
@@ -157,6 +162,7 @@ def test_exit_codes(project: Project, receiver: OtlpReceiver) -> None:
     assert status.stdout.startswith("waiting     0\n")
 
 
+@pytest.mark.slow
 def test_what_is_wrong_elsewhere_is_no_hindrance(project: Project, empty_database_url: str) -> None:
     """A project that the checks complain of can be mended by the command that their hint names."""
     settings = {"PIPELINES_PIPELINES_RESULTS_STORAGE": "nowhere.Storage"}
@@ -167,6 +173,7 @@ def test_what_is_wrong_elsewhere_is_no_hindrance(project: Project, empty_databas
     assert named.stderr.startswith("CommandError: PIPELINES_PIPELINES_RESULTS_STORAGE: there is no module 'nowhere'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "variables", "coloured"),
     [([], {}, False), (["--force-color"], {}, True), (["--no-color"], {"FORCE_COLOR": "1"}, False)],
@@ -178,6 +185,7 @@ def test_colours(words: list[str], variables: dict[str, Any], coloured: bool, pr
     assert ("\x1b[" in printed) is coloured
 
 
+@pytest.mark.slow
 def test_watching(project: Project, receiver: OtlpReceiver) -> None:
     """``otel_storage_deliver --watch`` stays, sends what other processes leave, and ends on SIGTERM."""
     project.manage("otel_storage_migrate", settings=external())
@@ -203,6 +211,7 @@ def test_watching(project: Project, receiver: OtlpReceiver) -> None:
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_a_projects_pipelines_have_metrics_before_they_run(project: Project) -> None:
     """What a project registers is shown at 0 before its first run, each task of it too."""
     script = """

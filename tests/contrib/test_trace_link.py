@@ -76,7 +76,9 @@ def storage(**arguments: Any) -> Any:
     return [OTEL, {"url": "sqlite:///spans.db", "delivery": "external", **arguments}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_tz", [True, False])
+@pytest.mark.smoke
 def test_link_to_the_trace(use_tz: bool, project: Project) -> None:
     """The page of a run with a trace links to it, escaped, for one query of ours."""
     answered = pages(project, storage(trace_url=JAEGER), USE_TZ=use_tz)
@@ -99,6 +101,7 @@ def test_link_on_a_server(project: Project, empty_postgresql_url: str) -> None:
     assert len(answered["statements"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "changes"),
     [
@@ -113,6 +116,7 @@ def test_no_link_without_a_trace(arguments: dict[str, Any], changes: dict[str, A
     assert "trace" not in page
 
 
+@pytest.mark.slow
 def test_no_link_for_a_run_that_is_none(project: Project) -> None:
     """The host shows a page for any id; ours adds nothing to it."""
     answered = pages(project, storage(trace_url=JAEGER), "00000000-0000-4000-8000-000000000000", "x" * 300, "%00")
@@ -120,6 +124,7 @@ def test_no_link_for_a_run_that_is_none(project: Project) -> None:
     assert answered["logged"] == []
 
 
+@pytest.mark.slow
 def test_storages_of_others(project: Project) -> None:
     """The records of the host's own storage have no traces, and the page is the host's."""
     answered = pages(project, "pipelines.results.orm.OrmPipelineResultsStorage", build="rows")
@@ -127,6 +132,7 @@ def test_storages_of_others(project: Project) -> None:
     assert answered["logged"] == []
 
 
+@pytest.mark.slow
 def test_a_storage_that_fails_breaks_no_page(project: Project) -> None:
     """Without the database the pages are shown, and it is logged once."""
     broken = storage(url="sqlite:////nowhere/spans.db", trace_url=JAEGER)
@@ -135,6 +141,7 @@ def test_a_storage_that_fails_breaks_no_page(project: Project) -> None:
     assert answered["logged"] == ["pages are shown without links to traces"]
 
 
+@pytest.mark.slow
 def test_no_link_in_the_wrong_order(project: Project) -> None:
     """After the host's app ours is not asked: what the check W002 says is so."""
     contrib = ("admin", "auth", "contenttypes", "sessions", "messages", "humanize")

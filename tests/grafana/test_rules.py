@@ -114,7 +114,7 @@ BREAKS: list[tuple[str, Callable[[str], str]]] = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "change"), BREAKS, ids=[f"{index}-{name}" for index, (name, _) in enumerate(BREAKS)])
 def test_the_tests_of_rules_see_a_broken_one(tmp_path: Path, name: str, change: Callable[[str], str]) -> None:
     """A rule that never fires, counts each process by itself, or lacks a part, fails its tests."""

@@ -53,6 +53,8 @@ def test_every_run_is_one_trace(site: Site, receiver: OtlpReceiver) -> None:
                 assert spans[span.parent_span_id].attributes["otel_storage.record.kind"] == "TaskResult"
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_each_record_has_one_span_and_the_root_comes_last(site: Site, receiver: OtlpReceiver) -> None:
     """Nothing is sent twice while all goes well, and a root follows all of its children."""
     spans = [span for span in receiver.spans if span.scope_name == "otel_storage"]
@@ -63,6 +65,7 @@ def test_each_record_has_one_span_and_the_root_comes_last(site: Site, receiver: 
         assert trace[-1].kind == "SERVER"
 
 
+@pytest.mark.slow
 def test_statuses_are_mapped(site: Site, receiver: OtlpReceiver) -> None:
     """DONE, failed and cancelled records have the results, span statuses and error types of the table."""
     root, spans = _trace(site, receiver, "Succeeds")
@@ -107,6 +110,7 @@ def test_statuses_are_mapped(site: Site, receiver: OtlpReceiver) -> None:
     assert tasks == {"extract": "success", "load": "failure", "publish": "cancellation"}
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_early_ends_with_its_last_task(site: Site, receiver: OtlpReceiver) -> None:
     """The second result fails while the third still runs: the root waits for it, and ends with it."""
     root, spans = _trace(site, receiver, "SecondFails")
@@ -120,6 +124,7 @@ def test_a_run_that_failed_early_ends_with_its_last_task(site: Site, receiver: O
     assert (root.status_code, root.status_message) == ("ERROR", "the second region is gone")
 
 
+@pytest.mark.slow
 def test_a_bad_configuration_is_one_failed_root(site: Site, receiver: OtlpReceiver) -> None:
     """A pipeline that cannot be started is stored, and is a trace of one span."""
     root, spans = _trace(site, receiver, "BadConfig")
@@ -145,6 +150,7 @@ def test_no_secret_leaves_the_process(site: Site, receiver: OtlpReceiver) -> Non
     assert "cannot connect to postgresql://" in root.status_message
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side_do_not_mix(site: Site, receiver: OtlpReceiver) -> None:
     """A span belongs to the run that its attributes name."""
     by_trace = {uuid.UUID(run_id).hex: run_id for run_id in site.runs.values()}

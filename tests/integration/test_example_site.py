@@ -25,6 +25,7 @@ PROJECT = Path(__file__).parents[1] / "django_project"
 RUN = re.compile(r"^(orders\.\w+): (\w+)\n +run +(\S+)\n +trace +(\S+)\n +page +(\S+)$", re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_command_makes_runs_and_their_traces(tmp_path: Path, receiver: OtlpReceiver) -> None:
     """From nothing: both pipelines run, one fails for one shop, and each run is a trace that holds the code's spans."""
     process = subprocess.run(
@@ -61,6 +62,8 @@ def test_the_command_makes_runs_and_their_traces(tmp_path: Path, receiver: OtlpR
     assert sorted(user) == [*[("convert", "load")] * 4, ("read file", "extract")]
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_the_pages_show_the_runs(tmp_path: Path) -> None:
     """Staff logs in and sees rows and statuses; the scripts that a browser needs for them are served."""
     with _site(tmp_path) as (address, output), requests.Session() as browser:

@@ -11,6 +11,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from otel_storage.testing.receiver import DropAcknowledgement, OtlpReceiver, ReceivedSpan, Respond
 from tests.integration.conftest import RunSite
 
@@ -59,6 +61,7 @@ def test_a_closed_port_costs_a_run_nothing_but_a_warning(database_url: str, run_
     assert "Traceback" not in site.stderr
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_recovers_gets_everything(database_url: str, run_site: RunSite) -> None:
     """Spans that were refused for now arrive once the endpoint works, in the same process."""
     with OtlpReceiver() as receiver:

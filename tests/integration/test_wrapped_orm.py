@@ -45,7 +45,9 @@ def our_url(database: dict[str, Any], empty_sqlite_url: str) -> Iterator[str]:
         yield url.render_as_string(hide_password=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capture", [[], ["input_data", "config", "objects", "messages"]], ids=["private", "captured"])
+@pytest.mark.smoke
 def test_states_and_spans_are_those_of_our_storage(
     database: dict[str, Any], our_url: str, sqlite_url: str, run_site: RunSite, capture: list[str]
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_partial_success_is_counted_and_set_aside(sqlite_url: str, monkeypatch
         assert receiver.spans == []
 
 
+@pytest.mark.slow
 def test_the_measurement_prints_its_ratios() -> None:
     """The command that measures what an endpoint costs a run runs, and compares the three."""
     process = subprocess.run(

@@ -57,7 +57,12 @@ def leave() -> Iterator[Callable[..., tuple[int, float]]]:
 CODES = {"exception": 1, "SIGTERM": -15, "SIGKILL": -9}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "database_url",
+    ["sqlite", pytest.param("postgresql", marks=pytest.mark.long), pytest.param("mariadb", marks=pytest.mark.long)],
+    indirect=True,
+)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.smoke] * (way == "SIGKILL")) for way in WAYS])
 def test_what_a_process_leaves_is_sent_by_the_next(
     way: str, database_url: str, leave: Callable[..., tuple[int, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

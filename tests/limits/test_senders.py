@@ -59,6 +59,7 @@ def images(receiver: OtlpReceiver) -> set[int]:
     return {len({span.raw for span in copies}) for copies in receiver.spans_by_id.values()}
 
 
+@pytest.mark.slow
 def test_a_paused_sender_removes_nothing_of_anothers(database_url: str, receiver: OtlpReceiver) -> None:
     """Stopped in the middle of a request until its lease is over, it goes on: what another holds by now stays."""
     with closing(SqlPipelineStorage(database_url)) as storage:
@@ -109,6 +110,7 @@ def test_what_another_has_taken_over_is_not_sent(database_url: str, receiver: Ot
 
 
 @pytest.mark.slow
+@pytest.mark.smoke
 def test_processes_and_threads_drain_one_outbox(database_url: str, receiver: OtlpReceiver) -> None:
     """Two processes and three threads send one backlog: every span once."""
     with closing(SqlPipelineStorage(database_url)) as storage:
@@ -139,6 +141,7 @@ def test_processes_and_threads_drain_one_outbox(database_url: str, receiver: Otl
     assert len(receiver.spans) == spans
 
 
+@pytest.mark.slow
 def test_an_hour_of_outage(database_url: str, receiver: OtlpReceiver) -> None:
     """Two senders knock on a closed door for an hour: rarely, out of step, and all arrives a minute after its end."""
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC), tick=0.001)
@@ -191,6 +194,7 @@ def test_attempts_that_fail_together_are_not_made_together_again(sqlite_url: str
     assert len(set(due)) == 5
 
 
+@pytest.mark.slow
 def test_spans_that_are_never_taken_hold_nobody_up(sqlite_url: str, receiver: OtlpReceiver) -> None:
     """Three of a hundred fail by themselves with a 500: the others arrive, and what comes later in a minute."""
 
@@ -256,6 +260,7 @@ def test_the_others_of_a_backlog_arrive(sqlite_url: str) -> None:
         assert {id_ for id_ in results if id_ % 10 != 5} == exporter.taken - {0}
 
 
+@pytest.mark.slow
 def test_hundreds_that_are_never_taken_hold_nobody_up(sqlite_url: str, receiver: OtlpReceiver) -> None:
     """However many fail by themselves, and come back, a run that is built meanwhile arrives within two minutes."""
     bad = 300

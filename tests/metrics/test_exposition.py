@@ -339,6 +339,7 @@ def test_ipv6(site: Site) -> None:
         services.missing("no IPv6 on the loopback")
 
 
+@pytest.mark.slow
 def test_without_prometheus_client(tmp_path: Path) -> None:
     """Where the extra is not installed, what to install is said; JSON needs none."""
     hide = "import sys; sys.modules['prometheus_client'] = None\n"

@@ -363,6 +363,7 @@ class TestServer:
         yield shared
         shared.stop()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("end", [MariadbServer.stop, MariadbServer.kill], ids=["stopped", "killed"])
     def test_ids_after_a_restart(self, server: MariadbServer, end: Callable[[MariadbServer], None]) -> None:
         """The id of a removed record is used by no other, though the server was restarted since; nor is one lost."""
@@ -378,6 +379,7 @@ class TestServer:
             assert second.id > first.id
             assert storage.get_task_results()[0].id > last
 
+    @pytest.mark.slow
     def test_restart_between_calls(self, server: MariadbServer) -> None:
         """After a restart reads, writes and the sending of spans go on with the connections that there are."""
         exporter = InMemorySpanExporter()
@@ -416,6 +418,7 @@ class TestServer:
             assert storage.get_task_results("run")[1].get_status() is PipelineTaskStatus.PENDING
             assert len(storage.get_pipeline_executions()) == 1
 
+    @pytest.mark.slow
     def test_many_large_rows(self, server: MariadbServer) -> None:
         """A run whose rows together are larger than what the server takes at once is built: they go in parts."""
         pipeline = Pipeline(Task(objects=["x" * 100_000] * 300, serialize=as_it_is))

@@ -407,6 +407,7 @@ def test_threads_make_their_schemas_at_once() -> None:
             assert list(threads.map(make, range(4))) == [SCHEMA_VERSION] * 4
 
 
+@pytest.mark.slow
 def test_processes_open_a_new_file_at_once(empty_sqlite_url: str) -> None:
     """Of the processes that open a new file one makes the schema; the others wait for it, and all can write."""
     open_at_once([f"{empty_sqlite_url}.{number}" for number in range(30)], upgrade=False)

@@ -33,7 +33,10 @@ Won = dict[tuple[str, int, PipelineTaskStatus], tuple[int, Report]]
 """Who reported a change, and what, by record and status."""
 
 
-@pytest.mark.parametrize("propagates", ["nothing", "failures", "everything"])
+@pytest.mark.parametrize(
+    "propagates",
+    ["failures", pytest.param("nothing", marks=pytest.mark.long), pytest.param("everything", marks=pytest.mark.long)],
+)
 def test_a_change_has_one_winner(database_url: str, propagates: str) -> None:
     """Two processes race for RUNNING and for the end of 1 000 task results, one with DONE, one with RUNTIME_ERROR.
 
@@ -81,6 +84,7 @@ def test_a_change_has_one_winner(database_url: str, propagates: str) -> None:
         assert (status.status_code, status.description) == expected
 
 
+@pytest.mark.smoke
 def test_a_run_id_is_built_once(database_url: str) -> None:
     """Of two processes that build a run of one id, one does, and the other is told that the run exists."""
     run_ids = [f"run {index}" for index in range(100)]
@@ -130,6 +134,7 @@ def test_runs_are_removed_while_they_are_written_and_read(database_url: str) -> 
     assert exporter.get_finished_spans() == ()
 
 
+@pytest.mark.smoke
 def test_two_senders_share_an_outbox(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that send from one outbox send every span, none twice, and each run's parents after its results."""
     reporter = RecordingReporter()

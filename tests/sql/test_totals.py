@@ -355,6 +355,7 @@ def test_nothing_to_count_writes_nothing(on_sqlite: SqlPipelineStorage, clock: M
     assert [statement for statement in statements if not statement.startswith(("SELECT", "BEGIN"))] == []
 
 
+@pytest.mark.slow
 def test_the_index_finds_what_is_to_be_counted(storage: SqlPipelineStorage, clock: ManualClock) -> None:
     """Each engine looks into the index of what is not counted, also while all is uncounted, and while nothing is."""
     dialect = storage.database.dialect
@@ -467,6 +468,7 @@ def empty(storage: SqlPipelineStorage) -> None:
             connection.execute(delete(table))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql", "mariadb"])
 def test_the_digest_is_what_a_look_at_every_run_gives(
     engine: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -519,7 +521,9 @@ def count_for_ever(url: str, chunk: int, cleans: bool) -> None:
                 storage.cleanup(storage.clock() - timedelta(seconds=0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cleans", [False, True], ids=["counting", "cleaning up too"])
+@pytest.mark.smoke
 def test_counters_are_killed(database_url: str, cleans: bool) -> None:
     """Two processes count, killed at any instruction, while runs are reported: nothing is lost, or counted twice."""
     context = multiprocessing.get_context("spawn")

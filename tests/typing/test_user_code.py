@@ -82,6 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("user")
 
 
+@pytest.mark.slow
 def test_good_code_passes(folder: Path) -> None:
     """A module that uses what is public, with classes of its own for pipelines, reporters and exporters."""
     path = folder / "user_code.py"

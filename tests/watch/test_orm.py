@@ -82,6 +82,8 @@ def run_site(script: str, tmp_path: Path, **environment: str) -> Any:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_what_is_rolled_back_is_never_sent(tmp_path: Path) -> None:
     """A run in `atomic()` is told when that commits; of one that is rolled back, in whole or in part, nothing is."""
     script = """
@@ -128,6 +130,7 @@ print(json.dumps(found))
     }
 
 
+@pytest.mark.slow
 def test_copies_that_fail_do_not_fail_the_commit(tmp_path: Path) -> None:
     """What is written to the copies by the commit of a user's transaction fails in it, once, and the commit stands."""
     script = """
@@ -146,6 +149,7 @@ print(json.dumps([OrmPipelineExecution.objects.filter(run_id=run_id).count(), be
     assert run_site(script, tmp_path) == [1, 0, 1, {}]
 
 
+@pytest.mark.slow
 def test_what_could_not_be_saved_is_not_told(tmp_path: Path) -> None:
     """A report whose save fails changes no span: what the storage stores afterwards is what is told."""
     script = """
@@ -181,6 +185,7 @@ print(json.dumps(found))
     }
 
 
+@pytest.mark.slow
 def test_a_cleanup_that_is_rolled_back_removes_no_copy(tmp_path: Path) -> None:
     """The copies go when the removal of the runs is committed."""
     script = """
@@ -199,6 +204,7 @@ print(json.dumps(found))
     assert run_site(script, tmp_path) == [[1, 1], [0, 0]]
 
 
+@pytest.mark.slow
 def test_user_code_has_its_context_in_a_transaction_too(tmp_path: Path) -> None:
     """Within `atomic()`, where the copy of the run is not stored yet, the task's context is the current one."""
     script = """
@@ -214,6 +220,8 @@ print(json.dumps(seen == [uuid.UUID(run_id).hex] * 2 + [uuid.UUID(other).hex] * 
     assert run_site(script, tmp_path) is True
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_records_stay_djangos(tmp_path: Path) -> None:
     """What a project does with its records goes on working: filters, pickles, equality, parents, templates."""
     script = """
@@ -246,6 +254,7 @@ print(json.dumps({
     }
 
 
+@pytest.mark.slow
 def test_naive_times(tmp_path: Path) -> None:
     """With USE_TZ off the records' times are naive, in the site's zone; spans have the real ones."""
     script = """
@@ -262,6 +271,7 @@ print(json.dumps({
     assert run_site(script, tmp_path, TESTS_USE_TZ="0") == {"naive": True, "spans": 6, "of now": True}
 
 
+@pytest.mark.slow
 def test_clearing_removes_the_copies(tmp_path: Path) -> None:
     """The host's command removes runs of the ORM storage, and with them their copies."""
     script = """
@@ -277,6 +287,7 @@ print(json.dumps([copies == [kept], OrmPipelineExecution.objects.count()]))
     assert run_site(script, tmp_path) == [True, 1]
 
 
+@pytest.mark.slow
 def test_command_line_reads_the_copies(tmp_path: Path) -> None:
     """The commands find the project's storage and show its runs, with the ids that its records have."""
     script = """

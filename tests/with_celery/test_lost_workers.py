@@ -17,6 +17,7 @@ CODE = "tests.with_celery.pipelines"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "is_instrumented"), [("sqlite", False), ("postgresql", True)])
+@pytest.mark.smoke
 def test_a_killed_childs_task_is_an_error(open_bench: OpenBench, engine: str, is_instrumented: bool) -> None:
     """SIGKILL in a task: the worker's main process reports it, its span arrives, and the run is one trace.
 

@@ -28,6 +28,7 @@ UNTRACED = {"TEST_TRACE_CODE": ""}
 
 @pytest.mark.slow
 @MADE
+@pytest.mark.smoke
 def test_a_child_sends_what_is_due_before_it_leaves(open_bench: OpenBench, first: str) -> None:
     """Nothing waits once a worker has shut down: its child waits for answers that take longer than its exit does."""
     bench = open_bench()
@@ -60,6 +61,7 @@ def test_a_full_backlog_and_a_silent_endpoint_hold_no_shutdown_up(
     assert status.waiting + status.held == 1500 + 1 + 8 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["celery first", "celery last"])
 def test_celerys_signal_is_asked_for_where_celery_is(tmp_path: Path, order: str) -> None:
     """Whichever is imported first, the signal has one receiver of ours once a thread sends, however many do."""

@@ -44,7 +44,12 @@ class Runs:
 
 @pytest.fixture(
     scope="module",
-    params=[("sqlite", False), ("sqlite", True), ("postgresql", False), ("postgresql", True)],
+    params=[
+        pytest.param(("sqlite", False), marks=pytest.mark.smoke),
+        ("sqlite", True),
+        ("postgresql", False),
+        ("postgresql", True),
+    ],
     ids=["sqlite", "sqlite-instrumented", "postgresql", "postgresql-instrumented"],
 )
 def runs(request: pytest.FixtureRequest, open_module_bench: OpenBench) -> Runs:
