@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import URL, Connection, Table, create_engine, delete, func, select
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, delete, func, select
 
 from otel_storage.composite import OtelPipelineStorage
 from otel_storage.sql.database import schema
@@ -117,7 +117,7 @@ class OnServer(OnSharedSql):
     """On a server: one database for all tests of the class, emptied before each."""
 
     _databases: ClassVar[ExitStack]
-    _url: ClassVar[str]
+    _engine: ClassVar[Engine]
 
     @classmethod
     def create_database(cls) -> AbstractContextManager[URL]:
@@ -132,8 +132,9 @@ class OnServer(OnSharedSql):
     def setup_class(cls) -> None:
         """Create the database; skip the class where there is no server."""
         cls._databases = ExitStack()
-        database = cls._databases.enter_context(cls.create_database())
-        cls._url = database.render_as_string(hide_password=False)
+        # One engine for all tests: a new one takes as long to connect as a test does.
+        cls._engine = create_engine(cls._databases.enter_context(cls.create_database()))
+        cls._databases.callback(cls._engine.dispose)
 
     @classmethod
     def teardown_class(cls) -> None:
@@ -143,14 +144,12 @@ class OnServer(OnSharedSql):
     @pytest.fixture
     def url(self) -> str:
         """The database, without a record and with ids that begin at 1."""
-        engine = create_engine(self._url)
-        with engine.begin() as connection:
+        with self._engine.begin() as connection:
             for table in reversed(schema.metadata.sorted_tables):
                 connection.execute(delete(table))
             for table in schema.LEVELS.values():
                 self.restart_ids(connection, table)
-        engine.dispose()
-        return self._url
+        return self._engine.url.render_as_string(hide_password=False)
 
 
 class OnPostgresql(OnServer):
