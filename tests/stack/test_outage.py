@@ -21,7 +21,7 @@ from tests.stack.runs import check
 from tests.stack.stack import Collector, Jaeger
 from tests.with_celery.traces import tree
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 OUTAGE = float(os.environ.get("OTEL_STORAGE_TEST_OUTAGE", "120"))
 """Seconds that Jaeger is away."""
