@@ -42,6 +42,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_command_prints_and_writes_what_it_measures(tmp_path: Path) -> None:
     """One benchmark by its name: a table of 80 columns at most, and a JSON with the machine."""
     path = tmp_path / "found.json"
@@ -57,6 +58,7 @@ def test_command_prints_and_writes_what_it_measures(tmp_path: Path) -> None:
     assert {figure["verdict"] for figure in measured["figures"]} <= {"met", "missed"}
 
 
+@pytest.mark.slow
 def test_command_names_the_benchmarks_that_there_are() -> None:
     """An unknown one is refused by a message that names the others."""
     process = command("--only", "nothing")

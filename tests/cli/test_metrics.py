@@ -165,6 +165,7 @@ def test_metrics_need_watch(option: list[str], invoke: Invoke) -> None:
     assert "--watch" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_address_is_taken(runs: Runs, sqlite_url: str, execute: Execute) -> None:
     """An address that another process has is named."""
     runs.build("one")

@@ -215,6 +215,7 @@ Orders().start(os.environ["TESTS_RUN_ID"], {}, Runner(), LoggingReporter())
 """
 
 
+@pytest.mark.slow
 def test_killed_site(database_url: str, tmp_path: Path, invoke: Invoke) -> None:
     """Of the host's own pipelines, run eagerly, the one whose process is killed in a task is reaped, and no other."""
     pytest.importorskip("pipelines", reason="django-pipelines is not installed")

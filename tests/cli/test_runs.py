@@ -375,6 +375,7 @@ def test_url_variable(runs: Runs, sqlite_url: str, invoke: Invoke, monkeypatch: 
     assert listed(invoke("runs", "--json").stdout) == [RUN_ID]
 
 
+@pytest.mark.slow
 def test_django_setting(runs: Runs, sqlite_url: str, execute: Execute, tmp_path: Path) -> None:
     """With DJANGO_SETTINGS_MODULE the storage is Django's, found from the project's folder."""
     pytest.importorskip("pipelines")
@@ -403,6 +404,7 @@ def test_large_runs_are_shown(runs: Runs, sqlite_url: str, invoke: Invoke) -> No
     assert len(invoke("show", RUN_ID, "--url", sqlite_url, "--all").stdout.splitlines()) > 3000
 
 
+@pytest.mark.slow
 def test_reader_that_leaves(runs: Runs, sqlite_url: str, tmp_path: Path) -> None:
     """``otel-storage show --all | head`` ends without a traceback."""
     import os

@@ -331,6 +331,7 @@ def test_nothing_is_sent(runs: Runs, database_url: str, invoke: Invoke, monkeypa
     assert document["senders"] == []
 
 
+@pytest.mark.slow
 def test_watching_is_seen(database_url: str, invoke: Invoke, runs: Runs) -> None:
     """A process of ``deliver --watch`` with nothing to do is seen, as long as it lives and after."""
     with subprocess.Popen(

@@ -43,6 +43,7 @@ def module(checker: Checker, request: pytest.FixtureRequest) -> Path:
     return checker.folder / f"{name}.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "storage",
     [

@@ -60,6 +60,7 @@ def receiver() -> Iterator[OtlpReceiver]:
         yield receiver
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_are_those_of_the_command(name: str, project: Project) -> None:
     """The help is that of the command of ``otel-storage``, with every option, and fits 80 columns."""

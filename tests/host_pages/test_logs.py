@@ -70,6 +70,7 @@ def test_an_unknown_record_has_no_logs(site: Site, run_id: str) -> None:
     assert logs(site, run_id, type="Nonsense", id=1) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PipelineResult", "TaskExecution"])
 def test_an_unknown_parent_is_no_filter(site: Site, orm_site: Site, run_id: str, kind: str) -> None:
     """The host then asks for all records there are, with its own storage too: the run's own are shown."""

@@ -42,6 +42,7 @@ def test_a_run_that_has_not_ended(site: Site) -> None:
     assert figures(site)["shop.Shape1x1x0"] == ["1", "1/0", "an hour ago", "N/A"]
 
 
+@pytest.mark.slow
 def test_pages_of_runs(site: Site) -> None:
     """Thirty runs a page, newest first: the first, a middle and the last page, with the cells of each run."""
     runs = [site.run("Export") for _ in range(70)]

@@ -17,6 +17,8 @@ from otel_storage.testing.receiver import DropAcknowledgement, OtlpReceiver, Rec
 from tests.integration.conftest import RunSite
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_what_waits_is_sent_later_byte_for_byte(sqlite_url: str, run_site: RunSite, tmp_path: Path) -> None:
     """A run without a collector exits clean; later deliveries, by other processes, send the same bytes each.
 
@@ -46,6 +48,7 @@ def test_what_waits_is_sent_later_byte_for_byte(sqlite_url: str, run_site: RunSi
     assert len(first) == 1 + 2 + 4 + 8 + 1 + 1 + 3 + 7 + 1
 
 
+@pytest.mark.slow
 def test_a_closed_port_costs_a_run_nothing_but_a_warning(database_url: str, run_site: RunSite) -> None:
     """With nothing at the endpoint every run is stored whole, every span waits, and the process exits clean."""
     site = run_site(database_url, f"http://127.0.0.1:{_closed_port()}", "Succeeds", "Fails")

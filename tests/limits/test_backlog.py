@@ -89,6 +89,7 @@ def test_memory_does_not_grow_with_the_backlog(engine: str) -> None:
     assert max(resident[2:]) < resident[1] + 15
 
 
+@pytest.mark.slow
 def test_no_statement_of_a_sender_looks_at_everything(sqlite_url: str) -> None:
     """Claiming, renewing, settling, holding and giving back find what they need by an index, in its order."""
     exporter = Counting()

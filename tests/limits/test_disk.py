@@ -117,7 +117,9 @@ def _runs_until_it_fails(storage: OtelPipelineStorage) -> list[str]:
     raise AssertionError("no run failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.smoke
 def test_a_run_is_told_that_its_database_cannot_be_written(fault: str, folder: Path) -> None:
     """Where state and outbox are one database, the run's error is that, and names the mend; what was said is kept."""
     file = folder / "runs.db"
@@ -156,6 +158,7 @@ def test_a_run_is_told_that_its_database_cannot_be_written(fault: str, folder: P
             assert execution.get_status() is runs.DONE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrapped_storages_run_goes_on(fault: str, folder: Path) -> None:
     """Where the outbox is beside another storage, runs are as ever; why they have no spans is said once and counted."""

@@ -81,8 +81,10 @@ ENDPOINTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [False, True], ids=["ours", "wrapped"])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.smoke
 def test_runs_end_as_they_should(
     endpoint: str, wrapped: bool, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

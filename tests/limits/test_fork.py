@@ -115,6 +115,7 @@ def test_a_fork_beside_a_transaction(database_url: str) -> None:
         assert set(changed.values()) == {"changed"}
 
 
+@pytest.mark.slow
 def test_a_fork_beside_an_export(database_url: str, receiver: OtlpReceiver) -> None:
     """The sender is waiting for an answer at the fork: its parent has it, the child sends its own, nothing twice."""
     receiver.misbehave(Slow(1.0), times=1)

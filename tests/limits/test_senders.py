@@ -246,6 +246,7 @@ def result_id(span: ReadableSpan) -> int:
     return int(str(attributes[ID])) if attributes[KIND] == "TaskResult" else 0
 
 
+@pytest.mark.slow
 def test_the_others_of_a_backlog_arrive(sqlite_url: str) -> None:
     """Of a backlog of which each tenth span is never taken, all others are taken within twenty minutes."""
     clock = ManualClock(clocks.now())

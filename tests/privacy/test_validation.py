@@ -202,6 +202,7 @@ def test_real_errors_are_reduced_alike_in_both_forms() -> None:
     assert reduce_validation(str(error)) == f"3 validation errors for Order: {details}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -281,6 +281,7 @@ django.setup()
 {SHOW}"""
         assert run_python(script, cwd=tmp_path) == ["pipelines.results.orm.OrmPipelineResultsStorage", {}]
 
+    @pytest.mark.slow
     def test_django_without_the_host(self, tmp_path: Path) -> None:
         """A Django project without the host has our default, and the same setting."""
         hidden = HIDE_HOST.replace('"celery", "django", "kombu"', '"pipelines"')

@@ -201,6 +201,7 @@ django.setup()
 class TestDjango:
     """With the host installed and Django configured the helpers are the host's."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("first", ["pipelines", "otel_storage"])
     def test_one_storage_not_two(self, first: str, tmp_path: Path) -> None:
         """Whoever asks first, both get the same storage, and both forget it when either does."""
@@ -235,6 +236,7 @@ print(json.dumps(isinstance(helpers.get_pipeline_results_storage(), OrmPipelineR
 
         assert run_python(DJANGO.format(setting=setting) + script, cwd=tmp_path) is True
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("setting", "words"),
         [
@@ -318,6 +320,7 @@ class TestWithoutTheHost:
         "removed": ["run"],
     }
 
+    @pytest.mark.slow
     def test_plain_objects(self, tmp_path: Path) -> None:
         """A run of plain objects through the helpers; neither Django nor the host is imported."""
         setting = json.dumps(["otel_storage.SqlPipelineStorage", {"url": "sqlite:///runs.db"}])
@@ -327,6 +330,8 @@ class TestWithoutTheHost:
         assert shown == {**self.EXPECTED, "storage": "SqlPipelineStorage", "pipelines": None, "trace": False}
         assert (tmp_path / "runs.db").exists()
 
+    @pytest.mark.slow
+    @pytest.mark.smoke
     def test_default_storage(self, tmp_path: Path) -> None:
         """With nothing set it is the composite, on a SQLite file in the working directory."""
         # 9 is the discard service: nothing listens there.
@@ -335,6 +340,7 @@ class TestWithoutTheHost:
         assert shown == {**self.EXPECTED, "storage": "OtelPipelineStorage", "pipelines": None, "trace": True}
         assert (tmp_path / "otel_storage.db").exists()
 
+    @pytest.mark.slow
     def test_module_of_the_users_own_named_pipelines(self, tmp_path: Path) -> None:
         """A module ``pipelines`` of the user's is not taken for the host, and not disturbed."""
         (tmp_path / "pipelines.py").write_text("status = base = 'the user has these names too'\n")
@@ -347,6 +353,7 @@ class TestWithoutTheHost:
         assert used["pipelines"] == str(tmp_path / "pipelines.py")
         assert used["statuses"] == unused["statuses"] == self.EXPECTED["statuses"]
 
+    @pytest.mark.slow
     def test_registries_are_the_hosts(self, tmp_path: Path) -> None:
         """What only the host knows is refused with the command that installs it."""
         script = """

@@ -258,6 +258,7 @@ class TestUrl:
         assert repr(storage) == shown
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not host.is_installed(), reason="django-pipelines is not installed")
 @pytest.mark.parametrize("base", ["str", "Path"])
 def test_relative_file_under_django(base: str, tmp_path: Path) -> None:
@@ -927,6 +928,7 @@ class TestFork:
             assert storage.database.write(work) == parents
             assert len(storage.get_pipeline_executions()) == 2
 
+    @pytest.mark.slow
     def test_fork_beside_a_transaction(self, storage: SqlPipelineStorage) -> None:
         """A child forked while another thread writes is not held up by the locks that thread had."""
         build(storage, "parent")

@@ -427,6 +427,7 @@ class TestServer:
 
             assert [len(result.serializable_task_object) for result in storage.get_task_results()] == [100_000] * 300
 
+    @pytest.mark.slow
     def test_password_beyond_ascii(self, server: MariadbServer) -> None:
         """A password with other letters is sent as every client sends it."""
         engine = create_engine(server.url)

@@ -392,6 +392,7 @@ def open_at_once(urls: list[str], *, upgrade: bool) -> None:
             assert {e.run_id for e in storage.get_pipeline_executions()} == {f"run {n}" for n in range(PROCESSES)}
 
 
+@pytest.mark.slow
 def test_threads_make_their_schemas_at_once() -> None:
     """Storages of one process that make their schemas at the same time do not come into each other's."""
     barrier = threading.Barrier(4)

@@ -105,6 +105,7 @@ def test_tables_in_another_schema(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["sqlite://", "postgresql+psycopg://"])
 def test_an_engine_that_is_gone_leaves_nothing(url: str) -> None:
     """Its texts go with it."""

@@ -159,6 +159,7 @@ def test_the_worker_comes_too_late(storage: OtelPipelineStorage) -> None:
     assert result.get_status_message().startswith("reaped: ")
 
 
+@pytest.mark.slow
 def test_race_with_the_worker(storage: OtelPipelineStorage, database_url: str) -> None:
     """Reaped while a process that was taken for dead reports DONE, each task result has one winner of the two."""
     run_id = str(uuid.uuid4())

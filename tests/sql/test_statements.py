@@ -184,6 +184,7 @@ def test_a_walk_from_a_listing_is_a_query_per_level(storage: OtelPipelineStorage
         assert len(statements) == queries
 
 
+@pytest.mark.slow
 def test_children_of_many_runs_are_read_by_the_thousand(storage: OtelPipelineStorage) -> None:
     """Where the parents are of several runs, their ids are asked for in parts that every engine takes."""
     for _ in range(2):

@@ -321,6 +321,7 @@ def test_flush_without_a_thread_waits_for_the_sender(bench: Bench) -> None:
     assert bench.storage.flush(0) is True
 
 
+@pytest.mark.slow
 def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that commits and dies before it says so: the run is built once, and each change reported once."""
     database = bench.storage.records.database

@@ -35,6 +35,8 @@ print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_child_is_forked_with_whole_modules(tmp_path: Path) -> None:
     """A fork waits for what the thread imports: in the child that module is neither half there nor locked for ever."""
     (tmp_path / "takes_long.py").write_text("import time\ntime.sleep(1)\nis_whole = True\n")

@@ -91,6 +91,7 @@ def test_good_code_passes(folder: Path) -> None:
     assert check(path, folder) == ""
 
 
+@pytest.mark.slow
 def test_mistakes_are_found(folder: Path) -> None:
     """Every mistake is an error on its own line; nothing of ours is Any where it matters."""
     path = folder / "mistakes.py"
