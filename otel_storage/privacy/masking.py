@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Any
+
+from otel_storage.privacy.withholding import withheld_on_error
 
 MASK = "***"
 VALUE_BYTES = 2000
@@ -91,6 +93,7 @@ def _head(data: bytes, limit: int, mark: str) -> str:
     return data[: limit - size].decode("utf-8", "ignore") + mark
 
 
+@withheld_on_error
 def as_json(value: Any) -> str:
     """The value as JSON with its secrets masked, those in names, texts and numbers too; keys are sorted."""
     try:
@@ -132,7 +135,7 @@ def _scrub_private_keys(text: str) -> str:
     kept = []
     position = 0
     marks = list(_PEM_MARK.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in zip_longest(marks, marks[1:]):
         start, end = mark.end(), mark.end()
         if mark[1] == "BEGIN":
             end = _end(_PEM_BODY, text, start)

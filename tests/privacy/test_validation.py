@@ -221,6 +221,28 @@ def test_hostile_text_is_read_once(unit: str) -> None:
     assert len(reduce_validation(unit * (3_000_000 // len(unit)))) < 10_000_000
 
 
+def test_no_more_of_a_long_text_is_read_than_of_a_short_one() -> None:
+    """A message of megabytes keeps its start and its end, and costs what one of 64 000 characters does."""
+    reduced = reduce_validation("it begins" + " the location is unknown" * 200_000 + " it ends")
+
+    assert reduced.startswith("it begins")
+    assert reduced.endswith("it ends")
+    assert len(reduced) < 65_000
+
+
+@pytest.mark.parametrize("before", [0, 30_000, 1_000_000])
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_no_input_is_left_of_long_errors(before: int, form: str) -> None:
+    """Of an error whose input is longer than what is read nothing of the input is left, whatever stands before it."""
+    secret = "s3cr3t input " * 100_000
+    error = {
+        "plain": f"1 validation error for Order\ncard\n  Input is bad [type=x, input_value='{secret}', input_type=str]",
+        "json": json.dumps([{"type": "x", "loc": ["card"], "msg": secret, "input": secret}]),
+    }[form]
+
+    assert "s3cr3t" not in reduce_validation("the location is unknown " * (before // 24) + error)
+
+
 @given(st.lists(st.sampled_from([*'[{"loc:type,msg}] \n\\1', "1 validation error for x", "  a [type=b]", '[{"type":'])))
 def test_no_text_raises(parts: list[str]) -> None:
     """Anything can be a message."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from otel_storage.ports.snapshots import Failure
 from otel_storage.privacy.masking import scrub_and_cut, scrub_and_cut_middle
 from otel_storage.privacy.validation import reduce_validation, summarise_validation
+from otel_storage.privacy.withholding import withheld_on_error
 from otel_storage.results.status import PipelineTaskStatus
 
 WITHHELD = "message withheld; capture 'messages' to send it"
@@ -29,6 +30,7 @@ _CONSTANTS = frozenset(
 )
 
 
+@withheld_on_error
 def public_message(status: PipelineTaskStatus | None, message: str, shows_messages: bool, limit: int) -> str:
     """The message of a status as it may leave: scrubbed of secrets, and of validation errors only loc and type.
 
@@ -51,6 +53,7 @@ def public_message(status: PipelineTaskStatus | None, message: str, shows_messag
     return scrub_and_cut(message, limit)
 
 
+@withheld_on_error
 def public_stacktrace(status: PipelineTaskStatus, failure: Failure, shows_messages: bool, limit: int) -> str:
     """The stack trace as it may leave: as :func:`public_message` has it, cut in the middle.
 
