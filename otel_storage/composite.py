@@ -88,7 +88,7 @@ class OtelPipelineStorage(PipelineStorage):
         max_age: Seconds after which a span that cannot be delivered is no longer tried.
         lease: Seconds that a sender may take for one request: what a sender that was killed held is free for others
             after it. A longer timeout of an OTLP exporter is cut to 0.8 of it.
-        durable: See ``SqlPipelineStorage``; of a storage that is not ours, for the database beside it.
+        durable, message_limit: See ``SqlPipelineStorage``; of a storage that is not ours, for the database beside it.
         clock: Gives the time now, aware and in UTC.
 
     Raises:
@@ -112,6 +112,7 @@ class OtelPipelineStorage(PipelineStorage):
         max_age: Seconds = 7 * 86_400,
         lease: Seconds = 60,
         durable: bool = False,
+        message_limit: int | None = None,
         clock: Clock = clocks.now,
     ) -> None:
         if delivery not in ("thread", "external"):
@@ -125,9 +126,12 @@ class OtelPipelineStorage(PipelineStorage):
             raise ConfigurationError("lease must be longer than 0: nobody else may send what a sender is sending")
         if exporter is not None and _is_path(exporter):
             config.import_path(config.split(exporter, "exporter")[0], "exporter")
-        self.storage = _storage(storage, url, durable, clock)
+        options: dict[str, Any] = {"durable": True} if durable else {}
+        if message_limit is not None:
+            options["message_limit"] = message_limit
+        self.storage = _storage(storage, url, options, clock)
         """The storage that keeps the records."""
-        self.records = _records(self.storage, outbox_url, durable, clock)
+        self.records = _records(self.storage, outbox_url, options, clock)
         """Our tables, with the outbox in them: those of the storage itself, or those beside a storage not ours."""
         self._owns_storage = self.storage is not storage
         self._exporter = exporter
@@ -217,7 +221,8 @@ class OtelPipelineStorage(PipelineStorage):
         from otel_storage.sql.upkeep.copies import SqlCopies
         from otel_storage.watch.storage import StorageWatch
 
-        copies = SqlCopies(self.records.database.with_patience(COPIES_PATIENCE), self.records.clock)
+        database = self.records.database.with_patience(COPIES_PATIENCE)
+        copies = SqlCopies(database, self.records.clock, self.records.message_limit)
         return StorageWatch(self.storage, copies, self.records.clock, SqlRecord)
 
     def _open_exporter(self) -> AcknowledgedExporter:
@@ -240,9 +245,9 @@ def _is_path(spec: object) -> bool:
     return isinstance(spec, (str, tuple, list))
 
 
-def _storage(storage: Any, url: str | URL | None, durable: bool, clock: Clock) -> PipelineStorage:
+def _storage(storage: Any, url: str | URL | None, options: dict[str, Any], clock: Clock) -> PipelineStorage:
     if storage is None:
-        return SqlPipelineStorage(url, durable=durable, clock=clock)
+        return SqlPipelineStorage(url, clock=clock, **options)
     if url is not None:
         raise ConfigurationError(
             "url: a storage that is given has a database of its own; set that by the storage's keyword arguments, and "
@@ -257,8 +262,8 @@ def _storage(storage: Any, url: str | URL | None, durable: bool, clock: Clock) -
     if isinstance(storage, OtelPipelineStorage):
         raise ConfigurationError("storage: an OtelPipelineStorage is not wrapped again; give it the storage itself")
     if isinstance(storage, SqlPipelineStorage):
-        if durable:
-            raise ConfigurationError("durable: give it to the SqlPipelineStorage itself, in its keyword arguments")
+        for name in options:
+            raise ConfigurationError(f"{name}: give it to the SqlPipelineStorage itself, in its keyword arguments")
         if storage.listener is not None:
             raise ConfigurationError(
                 "storage: this one is wrapped by an OtelPipelineStorage already; give each its own"
@@ -266,11 +271,13 @@ def _storage(storage: Any, url: str | URL | None, durable: bool, clock: Clock) -
     return storage
 
 
-def _records(storage: PipelineStorage, outbox_url: str | URL | None, durable: bool, clock: Clock) -> SqlPipelineStorage:
+def _records(
+    storage: PipelineStorage, outbox_url: str | URL | None, options: dict[str, Any], clock: Clock
+) -> SqlPipelineStorage:
     """The storage itself, if it keeps its records in our tables; else one on the database beside it."""
     if not isinstance(storage, SqlPipelineStorage):
         try:
-            return SqlPipelineStorage(outbox_url, durable=durable, clock=clock)
+            return SqlPipelineStorage(outbox_url, clock=clock, **options)
         except ConfigurationError as error:
             raise ConfigurationError(f"outbox_url: {error}") from error
     if outbox_url is not None:

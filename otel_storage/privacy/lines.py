@@ -6,6 +6,16 @@ LONGEST = 2000
 """Characters of a text that are looked at for one line: messages of megabytes exist."""
 
 
+def as_text(message: object) -> str:
+    """The text of a message that may be any object; never raises."""
+    if isinstance(message, str):
+        return message
+    try:
+        return str(message)
+    except Exception as error:  # noqa: BLE001 - any code may run in a user's __str__
+        return f"a {type(message).__name__} without a text: its __str__ raises {type(error).__name__}"
+
+
 def one_line(text: object, longest: int | None = LONGEST, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
     """The text on one line, without what would steer the terminal: escape sequences, bells, right-to-left marks.
 

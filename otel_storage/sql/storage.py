@@ -15,10 +15,10 @@ from otel_storage.ports.snapshots import Failure
 from otel_storage.ports.traces import is_sampled
 from otel_storage.results import clock as clocks
 from otel_storage.results.base import PipelineDigest, PipelineStorage
-from otel_storage.results.exceptions import DatabaseUnavailable
+from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.engine import Database, logger
-from otel_storage.sql.database.values import record_id, storable
+from otel_storage.sql.database.values import MESSAGE_LIMIT, record_id, storable
 from otel_storage.sql.outbox.references import SqlOutbox
 from otel_storage.sql.records import building
 from otel_storage.sql.records.identity_map import IdentityMap
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _CLOCKS_DIFFER = timedelta(hours=1)
 """By how much those of the hosts that build runs may differ."""
 _SOME_OLDER = 100
+_LEAST_MESSAGE = 100
+"""Bytes that :func:`cut_middle` needs for a start, an end and a mark between them."""
+
 _MANY_UNCOUNTED = 1000
 """With fewer finished runs that are in no total the digest is quick, and leaves counting to those who send spans."""
 
@@ -55,6 +58,7 @@ class SqlPipelineStorage(PipelineStorage):
             MariaDB, and :meth:`close` leaves it open.
         durable: SQLite only: sync every commit to the disk, so that it survives a power cut and not only a killed
             process.
+        message_limit: Bytes of UTF-8 of a status message that are stored; of a longer one its start and its end are.
         clock: Gives the time now, aware and in UTC.
 
     Raises:
@@ -67,10 +71,14 @@ class SqlPipelineStorage(PipelineStorage):
         *,
         engine: Engine | None = None,
         durable: bool = False,
+        message_limit: int = MESSAGE_LIMIT,
         clock: Clock = clocks.now,
     ) -> None:
+        if type(message_limit) is not int or message_limit < _LEAST_MESSAGE:
+            raise ConfigurationError(f"message_limit must be a number of bytes, at least {_LEAST_MESSAGE}")
         self.database = Database(url, engine=engine, durable=durable)
         self.clock = clock
+        self.message_limit = message_limit
         self.listener: StorageListener | None = None
         """The telemetry on top, which is told of transitions."""
         self.outbox = SqlOutbox(self.database, clock)
@@ -250,7 +258,7 @@ class SqlPipelineStorage(PipelineStorage):
             logger.debug("finished runs cannot be counted: %s", type(error).__name__)
 
     def _records(self) -> IdentityMap:
-        return IdentityMap(self.database, self.clock, self.listener)
+        return IdentityMap(self.database, self.clock, self.listener, self.message_limit)
 
     def _by_id(self, kind: type[Record], _id: Any) -> Record | None:
         id_ = record_id(_id)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from otel_storage.ports.snapshots import Failure
 from otel_storage.privacy.failures import capture_failure
+from otel_storage.privacy.lines import as_text
 from otel_storage.results import base
 from otel_storage.results.kinds import KINDS, TASK_RESULT
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
@@ -213,7 +214,7 @@ def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _begin(original: Callable[..., Any], record: Any, status: Any, message: Any, propagate: bool) -> _Report:
     status = as_status(status)
-    text = "" if message is None else str(message)
+    text = "" if message is None else as_text(message)
     is_failure = status in FAILED and record.content_type_name == TASK_RESULT
     report = _Report(
         record=record,

@@ -7,7 +7,12 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from otel_storage.privacy.lines import as_text
+from otel_storage.privacy.masking import cut_middle
 from otel_storage.results.exceptions import InvalidInput
+
+MESSAGE_LIMIT = 65_536
+"""Bytes of UTF-8 of a status message that are stored, unless the storage is told otherwise."""
 
 
 def aware(moment: object, what: str) -> datetime:
@@ -60,6 +65,14 @@ def storable(text: object) -> str:
     """The text as every engine can hold it: PostgreSQL refuses NUL, and none encodes half a surrogate pair."""
     result = text if isinstance(text, str) else str(text)
     return result.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def message_text(message: object, limit: int = MESSAGE_LIMIT) -> str:
+    """A status message as it is stored: of one over ``limit`` bytes its start and its end, around a mark that says so.
+
+    Never raises: no change of state fails for its message.
+    """
+    return storable(cut_middle(as_text(message), limit))
 
 
 def identifier(value: object, what: str, length: int = 255) -> str:

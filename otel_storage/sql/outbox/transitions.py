@@ -6,22 +6,35 @@ reference for telemetry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Insert, Update, insert, literal_column, or_, select, update
+from sqlalchemy.exc import DataError
 
 from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.masking import cut_middle
+from otel_storage.results.exceptions import InvalidInput
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FINAL, PRECEDING, PipelineTaskStatus
+from otel_storage.runtime.complaints import Complaints
 from otel_storage.runtime.worker import this_worker
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.mariadb import by_index
 from otel_storage.sql.database.prepared import Prepared, parameter, prepared_insert
 from otel_storage.sql.database.values import storable
+
+logger = logging.getLogger(__name__)
+_complaints = Complaints()
+
+Result = TypeVar("Result")
+
+_PLAIN_LENGTH = 200
+"""Bytes of each text of a change whose texts the database refused: a server may take statements of 1 kB alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,39 @@ class Change:
     at: datetime
     message: str
     failure: Failure | None = None
+
+    def in_plain_text(self) -> Change:
+        """The same change with short texts of ASCII, which every database takes."""
+        failure = self.failure
+        if failure is not None:
+            failure = Failure(
+                type=_plain(failure.type), message=_plain(failure.message), stacktrace=_plain(failure.stacktrace)
+            )
+        return replace(self, message=_plain(self.message), failure=failure)
+
+
+def _plain(text: str) -> str:
+    return cut_middle(text, _PLAIN_LENGTH).encode("ascii", "backslashreplace").decode()
+
+
+def apply_whatever_the_texts(changes: Sequence[Change], apply: Callable[[Sequence[Change]], Result]) -> Result:
+    """Apply changes; if the database refuses their texts, apply them with texts that no database refuses.
+
+    A database of another encoding than UTF-8 refuses characters, and MariaDB a statement that is larger than its
+    ``max_allowed_packet``. The final state of a record must not depend on either.
+    """
+    try:
+        return apply(changes)
+    except (DataError, InvalidInput, UnicodeError) as error:
+        if not any(change.message or change.failure for change in changes):
+            raise
+        if _complaints.is_new(type(error).__name__):
+            logger.warning(
+                "the database refuses the text of a message (%s): its state is stored with a text that is cut to "
+                "ASCII; use a database with the encoding UTF-8 and, on MariaDB, a larger max_allowed_packet",
+                type(error).__name__,
+            )
+        return apply([change.in_plain_text() for change in changes])
 
 
 def advance(

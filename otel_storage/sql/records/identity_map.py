@@ -39,10 +39,11 @@ class IdentityMap:
     Reading a record again refreshes the object that is there.
     """
 
-    def __init__(self, database: Database, clock: Clock, listener: StorageListener | None) -> None:
+    def __init__(self, database: Database, clock: Clock, listener: StorageListener | None, message_limit: int) -> None:
         self.database = database
         self.clock = clock
         self.listener = listener
+        self.message_limit = message_limit
         self.has_zones = host.uses_time_zones()
         """Whether records give aware times: found once, as Django takes as long to tell as a record to be asked."""
         self._records: WeakValueDictionary[tuple[str, int], SqlRecord] = WeakValueDictionary()

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, or_, select, update
 
 from otel_storage.privacy.failures import capture_failure
+from otel_storage.privacy.lines import as_text
 from otel_storage.results.base import changed_state
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FAILED, FINAL, PRECEDING, PipelineTaskStatus
-from otel_storage.sql.database.values import storable
+from otel_storage.sql.database.values import message_text
 from otel_storage.sql.outbox import transitions
-from otel_storage.sql.outbox.transitions import Change
+from otel_storage.sql.outbox.transitions import Change, apply_whatever_the_texts
 
 if TYPE_CHECKING:
     from otel_storage.results.protocols import Reporter
@@ -35,12 +36,14 @@ def report(
     is_task_result = record.content_type_name == TASK_RESULT
     listener = record.records.listener if is_task_result else None
     try:
-        failure = capture_failure(message or "") if is_task_result and status in FAILED else None
-        change = Change(status, record.records.clock(), storable(message) if message else "", failure)
-        if winners := advance(record, change, propagate=propagate):
-            said = changed_state(status, message)
+        said = "" if message is None else as_text(message)
+        failure = capture_failure(said) if is_task_result and status in FAILED else None
+        text = message_text(said, record.records.message_limit)
+        change = Change(status, record.records.clock(), text, failure)
+        if winners := apply_whatever_the_texts([change], lambda one: advance(record, *one, propagate=propagate)):
+            told = changed_state(status, said)
             for winner in winners:
-                reporter.report_context_object(winner, status, said)
+                reporter.report_context_object(winner, status, told)
     finally:
         if listener is not None and status in FINAL:
             listener.finished(record)

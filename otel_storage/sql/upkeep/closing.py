@@ -39,6 +39,7 @@ class Tables(Protocol):
 
     database: Database
     clock: Clock
+    message_limit: int
 
     def get_pipeline_execution(self, run_id: Any) -> Any:
         """The execution of the run; None if there is none."""
@@ -65,7 +66,7 @@ class Closing:
     def __init__(self, records: Tables, originals: PipelineStorage | None, reporter: Reporter | None) -> None:
         self._records = records
         self._originals = originals
-        self._copies = SqlCopies(records.database, records.clock)
+        self._copies = SqlCopies(records.database, records.clock, records.message_limit)
         self._reporter = _Teller(reporter)
 
     @property

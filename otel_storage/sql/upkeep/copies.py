@@ -17,8 +17,14 @@ from otel_storage.results.kinds import PIPELINE_EXECUTION
 from otel_storage.results.status import FINAL, PipelineTaskStatus
 from otel_storage.runtime.chunks import chunks
 from otel_storage.sql.database import schema
-from otel_storage.sql.database.values import dump_json, identifier, load_json, storable
-from otel_storage.sql.outbox.transitions import Change, advance, reference, write_references
+from otel_storage.sql.database.values import dump_json, identifier, load_json, message_text, storable
+from otel_storage.sql.outbox.transitions import (
+    Change,
+    advance,
+    apply_whatever_the_texts,
+    reference,
+    write_references,
+)
 from otel_storage.sql.records.building import Row, insert_rows
 from otel_storage.sql.upkeep import cleanup
 
@@ -46,11 +52,13 @@ class SqlCopies:
     Args:
         database: The database, with connections for this alone: a run waits for them.
         clock: Gives the time now, aware and in UTC.
+        message_limit: See :class:`~otel_storage.sql.storage.SqlPipelineStorage`.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, message_limit: int) -> None:
         self._database = database
         self._clock = clock
+        self._message_limit = message_limit
         self._runs: dict[str, _Run] = {}
 
     def close(self) -> None:
@@ -88,10 +96,21 @@ class SqlCopies:
         if not known:
             return False
 
-        def work(connection: Connection) -> bool:
-            return sum(_apply(connection, change, run) for change, run in known) > 0
+        def apply(applied: Sequence[Change]) -> bool:
+            def work(connection: Connection) -> bool:
+                each = zip(known, applied, strict=True)
+                return sum(_apply(connection, change, run, one) for (change, run), one in each) > 0
 
-        return self._database.write(work)
+            return self._database.write(work)
+
+        texts = [message_text(change.message, self._message_limit) for change, _ in known]
+        return apply_whatever_the_texts(
+            [
+                Change(change.status, change.at, text, change.failure)
+                for (change, _), text in zip(known, texts, strict=True)
+            ],
+            apply,
+        )
 
     def is_sampled(self, run_id: str) -> bool | None:
         """Whether the run's spans are sent; None if it has no copy."""
@@ -130,7 +149,7 @@ class SqlCopies:
         return run
 
 
-def _apply(connection: Connection, change: RecordChange, run: _Run) -> bool:
+def _apply(connection: Connection, change: RecordChange, run: _Run, applied: Change) -> bool:
     table = schema.LEVELS[change.kind]
     run_column = table.c.id if change.kind == PIPELINE_EXECUTION else table.c.execution_id
     statement = select(table.c.id).where(run_column == run.execution_id, table.c.source_id == change.record_id)
@@ -140,7 +159,6 @@ def _apply(connection: Connection, change: RecordChange, run: _Run) -> bool:
     fields: dict[str, Any] = {}
     if change.status in FINAL and change.started is not None:
         fields["started"] = func.coalesce(table.c.started, change.started)
-    applied = Change(change.status, change.at, storable(change.message), change.failure)
     winners = advance(connection, [(change.kind, record_id)], applied, fields)
     return write_references(connection, run.execution_id, winners, applied, is_traced=run.is_sampled)
 

@@ -376,13 +376,34 @@ class StrictTransitionRules(StorageFixtures):
     def test_ten_megabytes_of_message(
         self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter
     ) -> None:
-        """A long message is stored whole, at every level."""
+        """A long message costs no state, at no level: its start and its end are stored at least."""
         made = build.line()
-        message = "é" * (10 * 1024 * 1024 // 2)
+        message = "begun " + "é" * (10 * 1024 * 1024 // 2) + " ended"
 
         made[3].report_status_change(reporter, RUNTIME_ERROR, message=message)
 
-        assert all(r.get_status_message() == message for r in line(storage, made[0].get_run_id()))
+        assert statuses(line(storage, made[0].get_run_id())) == [RUNTIME_ERROR] * 4
+        for record in line(storage, made[0].get_run_id()):
+            kept = record.get_status_message()
+            assert kept.startswith("begun ééé")
+            assert kept.endswith("ééé ended")
+
+    def test_a_message_without_a_text(
+        self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter
+    ) -> None:
+        """A message that is any object costs no state, even if it has no text."""
+
+        class Mute:
+            def __str__(self) -> str:
+                raise Boom("no text")
+
+        message: Any = Mute()
+        made = build.line()
+
+        made[3].report_status_change(reporter, RUNTIME_ERROR, message=message)
+
+        assert statuses(line(storage, made[0].get_run_id())) == [RUNTIME_ERROR] * 4
+        assert len(reporter.reports) == 4
 
     @pytest.mark.parametrize(
         "message", ["a\x00b", "a\ud800b", "%s %(x)s :y ? {} \\ ' \""], ids=["NUL", "lone surrogate", "quotes"]
