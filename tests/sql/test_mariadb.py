@@ -399,7 +399,7 @@ class TestServer:
 
     @pytest.mark.slow
     def test_largest_values(self, server: MariadbServer) -> None:
-        """What the server takes is stored; a larger value is refused with the setting to raise, a message is stored in part."""
+        """A value that the server does not take is refused with the setting to raise; of a message a part is stored."""
         with closing(upgraded(server.url)):
             pass
         with closing(SqlPipelineStorage(server.url, message_limit=2**26)) as storage:
