@@ -41,10 +41,12 @@ MAY_IMPORT = {
     "testing": {"results", "testing"},
     "contrib": ANYTHING - {"testing"},
     "cli": ANYTHING - {"contrib", "testing"},
+    "__main__": {"cli"},
 }
 """What each part may import of ours: what is below it.
 
-Nothing but contrib imports the cli, whose commands it shows, and nothing imports contrib, nor testing.
+Nothing but contrib, whose commands are the cli's, and the package's ``__main__`` imports the cli, and nothing imports
+contrib, nor testing.
 """
 
 WINGS_MAY_IMPORT = {

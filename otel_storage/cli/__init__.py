@@ -67,8 +67,23 @@ class _Commands(click.Group):
             raise
 
 
+def _print_version(context: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        from otel_storage.cli.version import version_line
+
+        click.echo(version_line())
+        context.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="otel-storage", prog_name="otel-storage")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version, with the commit where it is known, and exit.",
+)
 def cli() -> None:
     """Pipeline runs, stored in SQL and seen as traces."""
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import ROOT, Execute, Invoke
+from tests.cli.conftest import ROOT, Invoke
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,12 @@ def test_imports_are_light() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_module_is_the_command(execute: Execute) -> None:
-    """``python -m otel_storage.cli`` is the command, under its own name."""
-    done = execute("--help")
-    assert done.returncode == 0
+@pytest.mark.parametrize("module", ["otel_storage", "otel_storage.cli"])
+def test_module_is_the_command(module: str) -> None:
+    """``python -m otel_storage`` is the command, under its own name; so is ``python -m otel_storage.cli``."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("Usage: otel-storage ")
 
 
