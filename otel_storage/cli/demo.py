@@ -23,6 +23,7 @@ from otel_storage.cli.run_tree import Node
 from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock, config, host
 from otel_storage.results.exceptions import ConfigurationError, OtelStorageError
+from otel_storage.results.extras import to_install
 from otel_storage.results.kinds import TASK_RESULT
 from otel_storage.results.status import FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
@@ -81,7 +82,7 @@ def demo(url: str | None, as_json: bool) -> None:
     """
     if not host.is_installed():
         raise ConfigurationError(
-            "the demo runs pipelines of django-pipelines, which is not installed: pip install 'otel-storage[django]'"
+            f"the demo runs pipelines of django-pipelines, which is not installed; {to_install('django')}"
         )
     output = Output(as_json)
     storage = _set_up(url)

@@ -20,6 +20,7 @@ from otel_storage.metrics.points import Attributes, Exemplar, FamilyPoints, Poin
 from otel_storage.metrics.troubles import Troubles
 from otel_storage.ports.totals import BOUNDS, Histogram
 from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.results.extras import to_install
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -85,8 +86,7 @@ def _prometheus_client(module: str) -> Any:
         return import_module(f"prometheus_client.{module}")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            "metrics for Prometheus need prometheus-client, which is not installed: "
-            "pip install 'otel-storage[prometheus]'"
+            f"metrics for Prometheus need prometheus-client, which is not installed; {to_install('prometheus')}"
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 
 from otel_storage.results import clock, host
 from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.results.extras import to_install
 from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.model_objects import deserialize
 from otel_storage.results.status import FAILED, FINAL, PipelineTaskStatus, as_status
@@ -614,6 +615,6 @@ def _has_attribute(record: PipelineStorageObject, name: str) -> bool:
 def _registry(module: str, name: str) -> Any:
     if not host.is_installed():
         raise ConfigurationError(
-            "only django-pipelines knows the registered pipelines and tasks: pip install 'otel-storage[django]'"
+            f"only django-pipelines knows the registered pipelines and tasks; {to_install('django')}"
         )
     return getattr(host.load(module), name)

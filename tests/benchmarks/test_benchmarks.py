@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tests.benchmarks.figures import Figure
 from tests.benchmarks.measuring import Databases, databases
 from tests.benchmarks.running import Measured, benchmarks
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 
 MACHINE = {"CPU": "Abacus", "cores": "2", "Python": "3.11.7"}
 FAST = Figure("changes", "sqlite", "x the ORM", 8.04, at_least=8, is_guarded=True)

@@ -8,7 +8,7 @@ from tests import services
 from tests.benchmarks import guard
 from tests.benchmarks.running import WITHOUT_DATABASE, benchmarks
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from tests.chaos import databases
 from tests.chaos.mutations import MUTATIONS
 from tests.chaos.plan import Action, make_plan
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 SEED = 4
 ROUNDS = 4
 """Storms that may follow each other: on a busy machine one may be over before each kind of fault has happened."""

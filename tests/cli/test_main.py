@@ -71,5 +71,5 @@ def test_demo_without_the_host() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "pip install 'otel-storage[django]'" in done.stderr
+    assert "pip install '.[django]'" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -322,7 +322,7 @@ class TestTrouble:
         result = invoke(*words, "--url", sqlite_url)
         assert result.exit_code == 1
         assert "9999" in result.stderr
-        assert "pip install --upgrade otel-storage" in result.stderr
+        assert "upgrade otel-storage in this environment" in result.stderr
         assert result.stderr.count("\n") == 1
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import KEPT_VARIABLES
 from tests.processes import ROOT
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 
 
 def environment(**changes: str) -> dict[str, str]:

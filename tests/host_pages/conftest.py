@@ -15,7 +15,7 @@ import pytest
 from tests import services
 from tests.processes import ROOT
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 
 # Fourteen hours from UTC, so that a zone that is mistaken is seen.
 ZONE = "Pacific/Kiritimati"

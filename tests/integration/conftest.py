@@ -17,7 +17,7 @@ import pytest
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 
 
 @dataclass

@@ -19,7 +19,7 @@ import requests
 from otel_storage import PipelineTaskStatus, SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver, ReceivedSpan
 
-pytest.importorskip("django_htmx", reason="django-htmx is not installed: pip install 'otel-storage[test]'")
+pytest.importorskip("django_htmx", reason="django-htmx is not installed: pip install '.[test]'")
 
 PROJECT = Path(__file__).parents[1] / "django_project"
 RUN = re.compile(r"^(orders\.\w+): (\w+)\n +run +(\S+)\n +trace +(\S+)\n +page +(\S+)$", re.MULTILINE)

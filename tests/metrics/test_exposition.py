@@ -353,6 +353,6 @@ def test_without_prometheus_client(tmp_path: Path) -> None:
     for options in ([], ["--serve", "127.0.0.1:0"]):
         process = call("metrics", "--url", url, *options)
         assert process.returncode == 1
-        assert "pip install 'otel-storage[prometheus]'" in " ".join(process.stderr.split())
+        assert "pip install '.[prometheus]'" in " ".join(process.stderr.split())
     process = call("metrics", "--url", url, "--json")
     assert process.returncode == 0, process.stderr

@@ -414,7 +414,7 @@ def test_no_registry_without_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     record: Any = Done(4, pipeline_task="load", task_id="shop.Load", config={})
 
     for ask in (record.get_pipeline, record.get_task):
-        with pytest.raises(ConfigurationError, match=r"pip install 'otel-storage\[django\]'"):
+        with pytest.raises(ConfigurationError, match=r"pip install '\.\[django\]'"):
             ask()
 
 

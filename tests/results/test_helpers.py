@@ -370,4 +370,4 @@ except Exception as error:
         kind, text = run_python(HIDE_HOST + script, cwd=tmp_path)
 
         assert kind == "ConfigurationError"
-        assert "pip install 'otel-storage[django]'" in text
+        assert "pip install '.[django]'" in text

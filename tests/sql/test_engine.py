@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from otel_storage.results import host
 from otel_storage.results.exceptions import ConfigurationError, DatabaseUnavailable, OtelStorageError
+from otel_storage.results.extras import to_install
 from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database import engine as engine_module
 from otel_storage.sql.database import schema
@@ -204,7 +205,7 @@ class TestUrl:
 
         said = refused(lambda: Database(f"{scheme}://user:{PASSWORD}@host/name"), ConfigurationError)
 
-        assert said == f"the driver of {scheme} is not installed: install the module {module!r}"
+        assert said == f"the driver of {scheme} is not installed; install the module {module!r}"
 
     @pytest.mark.parametrize(
         ("scheme", "driver", "module", "extra"),
@@ -221,7 +222,7 @@ class TestUrl:
 
         said = refused(lambda: Database(f"{scheme}://user:{PASSWORD}@host/name"), ConfigurationError)
 
-        assert said == f"the driver of {driver} is not installed: pip install 'otel-storage[{extra}]'"
+        assert said == f"the driver of {driver} is not installed; {to_install(extra)}"
 
     def test_url_and_engine(self) -> None:
         """Both at once are refused."""

@@ -202,7 +202,7 @@ def test_newer_schema(storage: SqlPipelineStorage, empty_database_url: str) -> N
             with pytest.raises(SchemaMismatch) as caught:
                 use()
             assert "is version 9999, newer than this package's" in str(caught.value)
-            assert str(caught.value).endswith("run: pip install --upgrade otel-storage")
+            assert str(caught.value).endswith("upgrade otel-storage in this environment")
         assert later.current() == "9999"
 
 

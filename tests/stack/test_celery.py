@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[test]'")
-pytest.importorskip("redis", reason="redis is not installed: pip install 'otel-storage[test]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[test]'")
+pytest.importorskip("redis", reason="redis is not installed: pip install '.[test]'")
 
 from tests.stack.runs import check
 from tests.stack.stack import Collector, Jaeger, tags

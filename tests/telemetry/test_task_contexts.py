@@ -69,7 +69,7 @@ def run(sqlite_url: str) -> Iterator[Run]:
 @pytest.fixture
 def celery_task() -> Iterator[Callable[[Callable[[], object]], Any]]:
     """Runs a function as a Celery task under Celery's instrumentation, in this thread; gives its span."""
-    celery = pytest.importorskip("celery", reason="Celery is not installed: pip install 'otel-storage[test]'")
+    celery = pytest.importorskip("celery", reason="Celery is not installed: pip install '.[test]'")
     instrumentation = pytest.importorskip("opentelemetry.instrumentation.celery")
     exporter = InMemorySpanExporter()
     provider = TracerProvider()

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_storage.composite import OtelPipelineStorage
+from otel_storage.results.extras import to_install
 from otel_storage.results.status import FAILED, PipelineTaskStatus
 from otel_storage.sql.outbox import transitions
 from otel_storage.sql.records import reporting
@@ -131,4 +132,4 @@ def test_without_hypothesis(tmp_path: Path) -> None:
     """The suites load without Hypothesis; what needs it says how to install it."""
     said = run_python(WITHOUT_HYPOTHESIS, cwd=tmp_path)
 
-    assert said == "the state machine of the conformance suite needs Hypothesis: pip install 'otel-storage[test]'"
+    assert said == f"the state machine of the conformance suite needs Hypothesis; {to_install('test')}"

@@ -16,7 +16,7 @@ from otel_storage.results import config, helpers, host
 from tests.processes import ROOT
 from tests.typing import user_code
 
-pytest.importorskip("mypy", reason="mypy is not installed: pip install 'otel-storage[test]'")
+pytest.importorskip("mypy", reason="mypy is not installed: pip install '.[test]'")
 
 MISTAKES = {
     'OtelPipelineStorage(delivery="sometimes")': "arg-type",

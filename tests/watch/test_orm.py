@@ -14,7 +14,7 @@ import pytest
 
 from tests.processes import ROOT, run_pytest, run_python
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[django]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[django]'")
 
 SET_UP = """
 import json, pickle, uuid

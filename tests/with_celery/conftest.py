@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install 'otel-storage[test]'")
-pytest.importorskip("redis", reason="redis is not installed: pip install 'otel-storage[test]'")
+pytest.importorskip("pipelines", reason="django-pipelines is not installed: pip install '.[test]'")
+pytest.importorskip("redis", reason="redis is not installed: pip install '.[test]'")
 
 from otel_storage.sql.storage import SqlPipelineStorage
 from otel_storage.testing.receiver import OtlpReceiver

@@ -65,7 +65,7 @@ def test_a_full_backlog_and_a_silent_endpoint_hold_no_shutdown_up(
 @pytest.mark.parametrize("order", ["celery first", "celery last"])
 def test_celerys_signal_is_asked_for_where_celery_is(tmp_path: Path, order: str) -> None:
     """Whichever is imported first, the signal has one receiver of ours once a thread sends, however many do."""
-    pytest.importorskip("celery", reason="Celery is not installed: pip install 'otel-storage[test]'")
+    pytest.importorskip("celery", reason="Celery is not installed: pip install '.[test]'")
     printed = run_python(
         f"""
 import json, sys

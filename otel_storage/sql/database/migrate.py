@@ -46,7 +46,7 @@ def check(version: str | None, url: str) -> None:
         )
     raise SchemaMismatch(
         f"the schema of {url} is version {version}, newer than this package's {SCHEMA_VERSION}; "
-        "run: pip install --upgrade otel-storage"
+        "upgrade otel-storage in this environment"
     )
 
 

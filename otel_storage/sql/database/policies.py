@@ -8,6 +8,7 @@ from sqlalchemy import URL, Connection, Dialect, Engine, create_engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.results.extras import to_install
 from otel_storage.sql.database.mariadb import MARIADB
 from otel_storage.sql.database.policy import Policy
 from otel_storage.sql.database.postgresql import POSTGRESQL
@@ -42,8 +43,8 @@ def make_engine(url: URL, durable: bool, patience: float | None) -> Engine:
         ) from None
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(error.name or "")
-        mend = f"pip install 'otel-storage[{extra}]'" if extra else f"install the module {error.name!r}"
-        raise ConfigurationError(f"the driver of {url.drivername} is not installed: {mend}") from error
+        mend = to_install(extra) if extra else f"install the module {error.name!r}"
+        raise ConfigurationError(f"the driver of {url.drivername} is not installed; {mend}") from error
     except (ArgumentError, ValueError, TypeError):
         # The original error prints the URL, and so what is secret in its query.
         raise ConfigurationError(

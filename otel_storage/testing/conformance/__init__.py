@@ -22,10 +22,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from otel_storage.results.extras import to_install
+
 try:
     import pytest
 except ImportError as error:
-    raise ImportError("the conformance suite runs under pytest: pip install 'otel-storage[test]'") from error
+    raise ImportError(f"the conformance suite runs under pytest; {to_install('test')}") from error
 
 if TYPE_CHECKING:
     from otel_storage.testing.conformance.suites import StorageConformance, StrictStorageConformance

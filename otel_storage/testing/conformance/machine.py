@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from otel_storage.results.extras import to_install
+
 try:
     import hypothesis
 except ImportError as error:
-    raise ImportError(
-        "the state machine of the conformance suite needs Hypothesis: pip install 'otel-storage[test]'"
-    ) from error
+    raise ImportError(f"the state machine of the conformance suite needs Hypothesis; {to_install('test')}") from error
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test

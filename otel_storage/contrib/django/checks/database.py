@@ -94,7 +94,7 @@ def _schema_message(version: str | None, expected: str, records: SqlPipelineStor
     if version is not None and version not in known_versions():
         return Warning(
             f"The schema of {records.url} is version {version}, newer than {expected}, which this package works with",
-            hint="Run: pip install --upgrade otel-storage",
+            hint="Upgrade otel-storage in this environment",
             id="otel_storage.W007",
         )
     if records.database.policy.upgrades_itself:
