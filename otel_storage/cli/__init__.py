@@ -75,7 +75,13 @@ def _print_version(context: click.Context, _option: click.Parameter, is_wanted: 
         context.exit()
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # After \b click does not wrap what can be copied; https://click.palletsprojects.com/en/stable/shell-completion/.
+    epilog="\b\nCompletion, in ~/.bashrc (for zsh and fish: zsh_source, fish_source):\n"
+    '  eval "$(_OTEL_STORAGE_COMPLETE=bash_source otel-storage)"',
+)
 @click.option(
     "--version",
     is_flag=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from otel_storage.cli import Failure, text
+from otel_storage.cli import text
 from otel_storage.cli.options import given_options, json_option, open_records, parse_moment, url_option
 from otel_storage.cli.output import Output
 from otel_storage.cli.runs import find_run
@@ -18,7 +18,6 @@ from otel_storage.results import clock
 
 if TYPE_CHECKING:
     from otel_storage.sql.outbox.replay import ReplayReport
-    from otel_storage.sql.storage import SqlPipelineStorage
 
 
 @click.command()
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     "run_ids",
     multiple=True,
     metavar="ID",
-    help="Only this run: its id, its trace id, or the start of one. May be given more than once.",
+    help="Only this run, named as for otel-storage show. May be given more than once.",
 )
 @click.option("--pipeline", "pipeline_id", metavar="ID", help="Only runs of this pipeline.")
 @click.option(
@@ -86,7 +85,7 @@ def replay(
     output = Output(as_json)
     with open_records(url) as records:
         selection = Selection(
-            execution_ids=[_execution_id(records, run_id) for run_id in run_ids],
+            execution_ids=[find_run(records, run_id).get_id() for run_id in run_ids],
             pipeline_id=pipeline_id,
             since=since,
             until=until,
@@ -102,13 +101,6 @@ def replay(
                 _tell(output, work.report, dry_run=dry_run, is_complete=False)
             raise
         _tell(output, work.report, dry_run=dry_run, is_complete=True)
-
-
-def _execution_id(records: SqlPipelineStorage, run_id: str) -> int:
-    execution = find_run(records, run_id)
-    if execution is None:
-        raise Failure(f"there is no run {run_id!r:.200} in {records.url}; otel-storage runs lists them")
-    return execution.get_id()
 
 
 def _tell(output: Output, report: ReplayReport, *, dry_run: bool, is_complete: bool) -> None:

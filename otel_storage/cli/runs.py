@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from string import hexdigits
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -12,6 +15,7 @@ from rich.text import Text
 from otel_storage.cli import Failure, run_tree, tables, text, waterfall
 from otel_storage.cli.options import given_options, json_option, open_records, parse_moment, url_option
 from otel_storage.cli.output import Output
+from otel_storage.cli.statuses import StatusNames, flat
 from otel_storage.cli.tables import Column
 from otel_storage.privacy.lines import one_line
 from otel_storage.results import clock
@@ -22,9 +26,17 @@ if TYPE_CHECKING:
     from otel_storage.sql.storage import SqlPipelineStorage
 
 _PREFIX = 8
-"""The fewest characters of a run id that are taken for the start of one."""
-_PREFIX_SEARCHED = 1000
-"""How many of the newest runs are searched for a prefix."""
+"""The fewest characters of a run id that a list shows."""
+_TRACES_SEARCHED = 1000
+"""How many of the newest runs are searched for a trace id that is a hash of its run's id: no column holds it."""
+_FEWEST_DIGITS = 8
+"""The fewest digits of such a trace id that are looked for."""
+_MATCHES = 5
+"""How many of the runs that one start of an id matches are named."""
+_LAST = "last"
+"""What stands for the newest run, unless there is a run of this id."""
+_WIDE_FROM = 72
+"""The width from which a list has room for the words of the statuses and for whole dates."""
 
 
 @click.command()
@@ -34,8 +46,10 @@ _PREFIX_SEARCHED = 1000
     "statuses",
     multiple=True,
     metavar="STATUS",
-    type=click.Choice([status.value for status in Status], case_sensitive=False),
-    help=f"Only runs in this status: {', '.join(status.value for status in Status)}. May be given more than once.",
+    type=StatusNames(),
+    callback=flat,
+    help=f"Only runs in this status: {', '.join(status.value for status in Status)}. ERROR means any of the "
+    "three that end in _ERROR. Several: with commas, or by several options.",
 )
 @click.option(
     "--since", metavar="AGE", callback=parse_moment, help="Only runs built since: 30m, 12h, 7d, or an ISO date or time."
@@ -88,14 +102,16 @@ def runs(
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("run_id", default=_LAST)
 @click.option("--all", "show_all", is_flag=True, help="Draw every record of long iterations.")
 @url_option
 @json_option
 def show(run_id: str, show_all: bool, url: str | None, as_json: bool) -> None:
-    """Draw one run as a waterfall.
+    """Draw one run as a waterfall: the newest, unless RUN_ID names another.
 
-    RUN_ID is the run's id, its trace id, or the first 8 or more characters of it.
+    RUN_ID is the run's id, its trace id, or the start of one that no other run
+    has; or "last", the newest run. A trace id that is not the run id itself
+    without its dashes is found among the newest 1000 runs, by 8 or more digits.
 
     \b
     JSON: the run's record with those below it nested in pipeline_results,
@@ -112,35 +128,62 @@ def show(run_id: str, show_all: bool, url: str | None, as_json: bool) -> None:
     """
     output = Output(as_json)
     with open_records(url) as records:
-        execution = find_run(records, run_id)
-        if execution is None:
-            raise Failure(f"there is no run {run_id!r:.200} in {records.url}; otel-storage runs lists them")
-        run = run_tree.read_run(records, execution)
+        run = run_tree.read_run(records, find_run(records, run_id))
         if as_json:
             output.document(run_tree.as_json(run))
         else:
             output.lines(waterfall.render(run, clock.now(), output.width, output.glyphs, show_all))
 
 
-def find_run(records: SqlPipelineStorage, run_id: str) -> PipelineExecution | None:
-    """The run of that id, or the newest runs' only one whose id or trace id starts so.
+def find_run(records: SqlPipelineStorage, run_id: str) -> PipelineExecution:
+    """The run of that id, else the newest if the id is "last", else the only run whose id or trace id starts so.
 
     Raises:
-        Failure: several runs do.
+        Failure: there is none, or several do.
     """
     run_id = run_id.strip()
     execution = records.get_pipeline_execution(run_id)
-    if execution is not None or len(run_id) < _PREFIX:
+    if execution is not None:
         return execution
-    found = [
-        run
-        for run in records.list_runs(limit=_PREFIX_SEARCHED)
-        if run.get_run_id().startswith(run_id) or (run.get_trace_id() or "").startswith(run_id)
-    ]
+    if run_id == _LAST:
+        newest = records.list_runs(limit=1)
+        if not newest:
+            raise Failure(_none_yet(records))
+        return newest[0]
+    found = _starting(records, run_id)
+    if not found:
+        raise Failure(f"there is no run {run_id!r:.200} in {records.url}; otel-storage runs lists them")
     if len(found) > 1:
-        ids = ", ".join(run.get_run_id() for run in found[:3])
-        raise Failure(f"{len(found)} runs start with {run_id!r}: {ids}{', ...' if len(found) > 3 else ''}")
-    return found[0] if found else None
+        raise _Ambiguous(run_id, found)
+    return found[0]
+
+
+def _starting(records: SqlPipelineStorage, start: str) -> Sequence[PipelineExecution]:
+    """Runs whose id starts so, or is a UUID whose digits do; else of the newest runs those whose trace id does."""
+    ends = (0, 8, 12, 16, 20, 32)
+    dashed = "-".join(start[begin:end] for begin, end in pairwise(ends) if start[begin:end])
+    found = records.runs_starting({start, dashed}, limit=_MATCHES + 1)
+    if not found and _FEWEST_DIGITS <= len(start) <= ends[-1] and set(start) <= set(hexdigits):
+        newest = records.list_runs(limit=_TRACES_SEARCHED)
+        found = [run for run in newest if (run.get_trace_id() or "").startswith(start.lower())]
+    return found
+
+
+class _Ambiguous(Failure):
+    """Several runs start with what was given: a line for each of the first few."""
+
+    def __init__(self, start: str, found: Sequence[PipelineExecution]) -> None:
+        super().__init__(f"several runs start with {start!r:.200}:")
+        self._found = found
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line, and one for each run that matches."""
+        super().show(file)
+        for run in self._found[:_MATCHES]:
+            facts = (one_line(run.get_run_id()), one_line(run.get_pipeline_id()), _start(run, short=False))
+            click.echo(f"  {'  '.join(facts)}", file=file or sys.stderr)
+        if len(self._found) > _MATCHES:
+            click.echo("  and more", file=file or sys.stderr)
 
 
 def _run_as_json(run: PipelineExecution) -> dict[str, Any]:
@@ -159,7 +202,7 @@ def _run_as_json(run: PipelineExecution) -> dict[str, Any]:
 
 def _table(page: Sequence[PipelineExecution], output: Output) -> Iterator[Text]:
     """Run, status, pipeline, start and duration, as wide as the terminal lets them be."""
-    is_wide = output.width >= 64
+    is_wide = output.width >= _WIDE_FROM
     now = clock.now()
     rows = [
         (
@@ -197,8 +240,8 @@ def _start(run: PipelineExecution, short: bool) -> str:
         return ""
     local = moment.astimezone()
     if not short:
-        return f"{local:%Y-%m-%d %H:%M}"
-    return f"{local:%H:%M}" if local.date() == datetime.now().astimezone().date() else f"{local:%m-%d}"
+        return f"{local:%Y-%m-%d %H:%M:%S}"
+    return f"{local:%H:%M:%S}" if local.date() == datetime.now().astimezone().date() else f"{local:%m-%d}"
 
 
 def _taken(run: PipelineExecution, now: datetime) -> timedelta | None:
@@ -210,4 +253,8 @@ def _say_none(output: Output, records: SqlPipelineStorage, filtered: bool) -> No
     if filtered:
         output.say(f"No run in {records.url} is like that.")
     else:
-        output.say(f"There are no runs in {records.url} yet. `otel-storage demo` makes some.")
+        output.say(f"{_none_yet(records)}.")
+
+
+def _none_yet(records: SqlPipelineStorage) -> str:
+    return f"There are no runs in {records.url} yet; otel-storage demo makes some"

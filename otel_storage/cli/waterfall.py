@@ -20,7 +20,7 @@ from otel_storage.cli.run_tree import Node
 from otel_storage.privacy.lines import one_line
 from otel_storage.privacy.validation import reduce_validation
 from otel_storage.results.kinds import TASK_EXECUTION, TASK_RESULT
-from otel_storage.results.status import FINAL
+from otel_storage.results.status import ERRORS, FINAL
 from otel_storage.results.status import PipelineTaskStatus as Status
 
 FIRST_SHOWN = 8
@@ -36,7 +36,7 @@ _GAP = 2
 _WORDS_FROM = 64
 """The width from which there is room for the words of the statuses beside their symbols."""
 
-_REMARKABLE = frozenset({Status.RUNTIME_ERROR, Status.VALIDATION_ERROR, Status.CONFIG_ERROR, Status.RUNNING})
+_REMARKABLE = ERRORS | {Status.RUNNING}
 
 
 @dataclass

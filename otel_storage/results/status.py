@@ -63,6 +63,9 @@ FINAL = frozenset(PipelineTaskStatus.final_statuses())
 FAILED = frozenset(PipelineTaskStatus.failed_statuses())
 """Every final status but DONE."""
 
+ERRORS = FAILED - {PipelineTaskStatus.CANCELLED}
+"""CONFIG_ERROR, VALIDATION_ERROR and RUNTIME_ERROR."""
+
 
 STATUSES = {key: status for status in PipelineTaskStatus for key in (status, status.value)}
 """Each status, by itself and by its name."""

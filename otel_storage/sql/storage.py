@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, func, select, union_all
+from sqlalchemy import URL, Engine, func, or_, select, union_all
 from sqlalchemy.exc import DBAPIError
 
 from otel_storage.ports.snapshots import Failure
@@ -183,6 +183,22 @@ class SqlPipelineStorage(PipelineStorage):
             found = union_all(*(select(each.subquery().c.id) for each in newest)).subquery()
             conditions = [table.c.id.in_(select(found.c.id))]
         return self._records().select(SqlPipelineExecution, conditions, limit=limit, newest_first=True)
+
+    def runs_starting(self, starts: Iterable[str], limit: int) -> list[SqlPipelineExecution]:
+        """The executions whose run id starts with one of the texts, newest first.
+
+        Args:
+            starts: The texts, as they are: no character stands for others. One that is empty starts nothing.
+            limit: How many at most: of more, those whose ids come first in the index.
+        """
+        column = schema.pipeline_execution.c.run_id
+        wanted = [start for start in starts if _is_storable(start)]
+        if not wanted:
+            return []
+        begins = or_(*(self.database.policy.begins_with(column, start) for start in wanted))
+        # In the order of the index, and of nothing but the index: servers would else read the table from its end.
+        found = select(column).where(begins).order_by(column).limit(limit).subquery()
+        return self._records().select(SqlPipelineExecution, [column.in_(select(found.c.run_id))], newest_first=True)
 
     def get_pipeline_execution(self, run_id: Any) -> SqlPipelineExecution | None:
         """The execution of the run; None if there is none."""

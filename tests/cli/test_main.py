@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -39,6 +40,25 @@ def test_every_command_is_listed(invoke: Invoke) -> None:
     listed = invoke("--help").stdout
     for name in ("demo", "runs", "show", "deliver", "metrics", "status", "reap", "replay", "db"):
         assert f"\n  {name} " in listed
+
+
+@pytest.mark.parametrize("module", ["otel_storage", "otel_storage.cli"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, module: str, invoke: Invoke) -> None:
+    """The variable that the help names prints a shell's script, under the command's name, however it is started."""
+    told = invoke("--help").stdout
+    assert 'eval "$(_OTEL_STORAGE_COMPLETE=bash_source otel-storage)"' in told
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=ROOT,
+        env={**os.environ, "_OTEL_STORAGE_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"{shell}_source" in told
+    assert f"_OTEL_STORAGE_COMPLETE={shell}_complete" in done.stdout
+    assert "otel-storage" in done.stdout
 
 
 def test_unknown_command(invoke: Invoke) -> None:

@@ -77,6 +77,75 @@ def test_filters(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
     assert found("--status", "done") == ["done"]
     assert found("--status", "DONE", "--status", "RUNTIME_ERROR") == ["failed", "done"]
     assert found("--status", "CANCELLED") == []
+    assert found("--status", "done,Runtime_Error") == ["failed", "done"]
+    assert found("--status", "pending, done", "--status", "RUNTIME_ERROR") == ["failed", "done", "waiting"]
+
+
+def test_error_is_three_statuses(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
+    """ERROR stands for the three statuses of errors, which a cancelled run is in none of."""
+    statuses = (Status.DONE, Status.CANCELLED, Status.RUNTIME_ERROR, Status.VALIDATION_ERROR, Status.CONFIG_ERROR)
+    for status in statuses:
+        runs.build(status.value).report_status_change(runs.reporter, status)
+
+    def found(*options: str) -> list[str]:
+        return listed(invoke("runs", "--url", sqlite_url, "--json", *options).stdout)
+
+    errors = ["CONFIG_ERROR", "VALIDATION_ERROR", "RUNTIME_ERROR"]
+    assert found("--status", "error") == errors
+    assert found("--status", "ERROR,done,error") == [*errors, "DONE"]
+    # The next page has the same statuses.
+    told = invoke("runs", "--url", sqlite_url, "--status", "done,error", "--limit", "1").stderr
+    words = shlex.split(told[told.index("otel-storage runs") :].replace("\\\n", ""))
+    assert [words[at + 1] for at, word in enumerate(words) if word == "--status"] == [
+        "DONE",
+        "CONFIG_ERROR",
+        "VALIDATION_ERROR",
+        "RUNTIME_ERROR",
+    ]
+
+
+@pytest.mark.parametrize("given", ["finished", "done,", "done,failed", ""])
+def test_wrong_status(given: str, sqlite_url: str, invoke: Invoke) -> None:
+    """A name that is none is refused with those that are."""
+    result = invoke("runs", "--url", sqlite_url, "--status", given)
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = " ".join(result.stderr.split())
+    assert f"{given.rpartition(',')[2]!r} is not a status; use PENDING, RUNNING, DONE, " in said
+    assert said.endswith("CANCELLED, ERROR")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("done,R", ["done,RUNNING", "done,RUNTIME_ERROR"]),
+        ("c", ["CONFIG_ERROR", "CANCELLED"]),
+        ("e", ["ERROR"]),
+        ("x", []),
+    ],
+)
+def test_statuses_complete(typed: str, offered: list[str], invoke: Invoke) -> None:
+    """A shell completes the name that is being typed, also behind a comma."""
+    asked = {
+        "_OTEL_STORAGE_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"otel-storage runs --status {typed}",
+        "COMP_CWORD": "3",
+    }
+    result = invoke(env=asked, prog_name="otel-storage")
+    assert result.stdout.split() == [f"plain,{name}" for name in offered]
+
+
+def test_started_has_seconds(runs: Runs, sqlite_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list tells when a run started to the second; in a narrow terminal, of today's runs."""
+    runs.build("then")
+    runs.clock.advance((clock.now() - START).total_seconds() // 1 + 7)
+    runs.build("now")
+    today, then = invoke("runs", "--url", sqlite_url).stdout.splitlines()[1:]
+    assert "2024-02-29 12:00:00" in then
+    assert f"{runs.clock():%Y-%m-%d %H:%M:%S}" in today
+    monkeypatch.setenv("COLUMNS", "40")
+    today, then = invoke("runs", "--url", sqlite_url).stdout.splitlines()[1:]
+    assert then.split()[3] == "02-29"
+    assert len(today) <= 40
 
 
 def test_since(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
@@ -246,7 +315,9 @@ def test_times_of_a_run_agree(runs: Runs, sqlite_url: str, invoke: Invoke) -> No
     assert outliving.split()[-3:] == ["DONE", "5.00", "s"]
 
 
-@pytest.mark.parametrize("start", [RUN_ID[:8], RUN_ID.replace("-", ""), RUN_ID.replace("-", "")[:10]])
+@pytest.mark.parametrize(
+    "start", [RUN_ID[:1], RUN_ID[:8], RUN_ID[:9], RUN_ID.replace("-", ""), RUN_ID.replace("-", "")[:10]]
+)
 def test_show_takes_the_start_of_an_id(start: str, runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
     """A run is found by the start of its id and by its trace id."""
     runs.build(RUN_ID)
@@ -254,17 +325,63 @@ def test_show_takes_the_start_of_an_id(start: str, runs: Runs, sqlite_url: str, 
     assert json.loads(invoke("show", start, "--url", sqlite_url, "--json").stdout)["run_id"] == RUN_ID
 
 
+def test_show_finds_a_trace_that_is_a_hash(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
+    """The trace id of a run whose id is no UUID finds the run, by its start too, if that has 8 digits."""
+    trace_id = runs.build("nightly 2024-02-29").get_trace_id()
+    assert trace_id is not None
+    for start in (trace_id, trace_id[:8], trace_id[:8].upper()):
+        assert "nightly 2024-02-29" in invoke("show", start, "--url", sqlite_url).stdout
+    assert invoke("show", trace_id[:7], "--url", sqlite_url).exit_code == 1
+
+
 def test_show_refuses_an_ambiguous_start(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
-    """A start that two ids share is refused, and both are named."""
+    """A start that two ids share is refused, and both are named with their pipeline and start."""
     runs.build(RUN_ID)
-    runs.build(OTHER_ID)
+    runs.clock.advance(61)
+    runs.build(OTHER_ID, "tests.Other")
     result = invoke("show", RUN_ID[:8], "--url", sqlite_url)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert RUN_ID in result.stderr
-    assert OTHER_ID in result.stderr
+    assert result.stderr.splitlines() == [
+        f"otel-storage: several runs start with '{RUN_ID[:8]}':",
+        f"  {OTHER_ID}  tests.Other  2024-02-29 12:01:01",
+        f"  {RUN_ID}  tests.Orders  2024-02-29 12:00:00",
+    ]
 
 
-@pytest.mark.parametrize("run_id", ["nothing-of-that-name", "6f1d", "", "x" * 5000, "\x00", "a\nb"])
+def test_show_names_a_few_of_many(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
+    """Of many runs that match a few are named, and that there are more."""
+    for number in range(9):
+        runs.build(f"run {number}")
+    told = invoke("show", "run", "--url", sqlite_url).stderr.splitlines()
+    assert len(told) == 7
+    assert told[-1] == "  and more"
+
+
+def test_show_takes_the_newest_run(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
+    """Without an id, and for "last", the newest run is shown, unless there is a run of the id "last"."""
+
+    def shown(*words: str) -> str:
+        run_id: str = json.loads(invoke("show", *words, "--url", sqlite_url, "--json").stdout)["run_id"]
+        return run_id
+
+    runs.build("lasting")
+    runs.build("newest")
+    assert shown() == "newest"
+    assert shown("last") == "newest"
+    assert shown("las") == "lasting"
+    runs.build("last")
+    runs.build("newer")
+    assert shown("last") == "last"
+
+
+def test_show_without_runs(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
+    """There is no newest run in an empty database: one line says so."""
+    result = invoke("show", "--url", sqlite_url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("otel-storage: There are no runs in sqlite:///")
+
+
+@pytest.mark.parametrize("run_id", ["nothing-of-that-name", "6f1e", "6F1D", "6f1d%", "", "x" * 5000, "\x00", "a\nb"])
 def test_unknown_run(run_id: str, runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
     """An unknown run is one line on stderr and exit code 1."""
     runs.build(RUN_ID)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     ExceptionContext,
     Insert,
     Table,
+    and_,
     bindparam,
     event,
     insert,
@@ -167,6 +168,13 @@ class Policy:
         """Whether the column has one of the ids that the statement is executed with, as the parameter ``ids``."""
         return column.in_(bindparam(IDS, expanding=True))
 
+    def begins_with(self, column: ColumnElement[str], start: str) -> ColumnElement[bool]:
+        """Whether the column's text begins with the start, whose case counts.
+
+        PostgreSQL reads that part of the column's index where the database's collation is C, else the whole index.
+        """
+        return column.startswith(start, autoescape=True)
+
     def insert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
         """Insert the rows, which have the same columns, in their order, and set ``id`` in each of them.
 
@@ -219,6 +227,14 @@ class ServerTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def begins_by_code_points(column: ColumnElement[str], start: str) -> ColumnElement[bool]:
+    """Whether the text begins with the start, of a column that is ordered by code points: that part of its index.
+
+    No text has the last code point, which is no character.
+    """
+    return and_(column >= start, column < start + "\U0010ffff")
 
 
 def set_ids(rows: Sequence[dict[str, Any]], ids: Sequence[int] | range) -> None:

@@ -29,7 +29,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from otel_storage.sql.database.among import IDS
-from otel_storage.sql.database.policy import Policy, Result, Use, Work, set_ids
+from otel_storage.sql.database.policy import Policy, Result, Use, Work, begins_by_code_points, set_ids
 from otel_storage.sql.database.urls import is_memory
 from otel_storage.sql.database.values import aware, dump_json
 
@@ -127,6 +127,10 @@ class SqlitePolicy(Policy):
         """All ids as one JSON: with a parameter for each, every length would be a statement of its own."""
         given = func.json_each(bindparam(IDS, type_=_JsonArray)).table_valued("value")
         return column.in_(select(given.c.value))
+
+    def begins_with(self, column: ColumnElement[str], start: str) -> ColumnElement[bool]:
+        """By code points: SQLite's LIKE ignores the case, and so cannot use the index."""
+        return begins_by_code_points(column, start)
 
     def insert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
         """The write lock gives the ids beforehand, which is quicker than asking for them back."""
