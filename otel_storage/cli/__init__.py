@@ -24,6 +24,7 @@ _COMMANDS = {
     "status": ("otel_storage.cli.status", "status"),
     "reap": ("otel_storage.cli.reap", "reap"),
     "replay": ("otel_storage.cli.replay", "replay"),
+    "cleanup": ("otel_storage.cli.cleanup", "cleanup"),
     "db": ("otel_storage.cli.db", "db"),
 }
 

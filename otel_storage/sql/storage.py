@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, func, or_, select, union_all
@@ -27,7 +26,7 @@ from otel_storage.sql.records.record import Record
 from otel_storage.sql.records.sequences import EmptySequence, RunSequence, SqlSequence
 from otel_storage.sql.totals import digest
 from otel_storage.sql.totals.counting import SqlTotals
-from otel_storage.sql.upkeep.cleanup import CHUNK, oldest, remove
+from otel_storage.sql.upkeep.cleanup import in_parts
 
 if TYPE_CHECKING:
     from otel_storage.results.clock import Clock
@@ -251,13 +250,9 @@ class SqlPipelineStorage(PipelineStorage):
         limit = None if before is None else before.astimezone(UTC)
         removed: list[str] = []
         unsent = 0
-        while parts := self.database.look_up(partial(oldest, before=limit)):
-            for ids in parts:
-                run_ids, references = self.database.write(partial(remove, ids=ids, now=self.clock()))
-                removed += run_ids
-                unsent += references
-            if sum(map(len, parts)) < CHUNK:
-                break
+        for run_ids, references in in_parts(self.database, self.clock, limit):
+            removed += run_ids
+            unsent += references
         if unsent:
             logger.warning("cleanup removed %d runs, and with them %d references to unsent spans", len(removed), unsent)
         return removed

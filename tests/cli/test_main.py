@@ -22,6 +22,7 @@ from tests.cli.conftest import ROOT, Invoke
         ("status",),
         ("reap",),
         ("replay",),
+        ("cleanup",),
         ("db",),
         ("db", "upgrade"),
         ("db", "current"),
@@ -38,7 +39,7 @@ def test_help(words: tuple[str, ...], invoke: Invoke) -> None:
 def test_every_command_is_listed(invoke: Invoke) -> None:
     """The help of the command names the others with what they do."""
     listed = invoke("--help").stdout
-    for name in ("demo", "runs", "show", "deliver", "metrics", "status", "reap", "replay", "db"):
+    for name in ("demo", "runs", "show", "deliver", "metrics", "status", "reap", "replay", "cleanup", "db"):
         assert f"\n  {name} " in listed
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, delete, select
+from sqlalchemy import ColumnElement, Connection, Delete, Select, and_, case, delete, func, not_, select
 
 from otel_storage.results.status import FINAL
 from otel_storage.sql.database import schema
 from otel_storage.sql.database.among import IDS
 from otel_storage.sql.database.policies import policy_of
 from otel_storage.sql.database.policy import Policy
+from otel_storage.sql.outbox.references import HELD, WAITING
 from otel_storage.sql.totals import counting
 from otel_storage.sql.totals.additions import Addition, Additions, key_of_run
+
+if TYPE_CHECKING:
+    from otel_storage.results.clock import Clock
+    from otel_storage.sql.database.engine import Database
 
 CHUNK = 500
 """How many runs are removed in one transaction at most: it holds SQLite's write lock."""
@@ -28,10 +34,69 @@ Removed = tuple[list[str], int]
 """The ids of the runs that were removed, and how many references to unsent spans went with them."""
 
 
-def oldest(connection: Connection, before: datetime | None) -> list[list[int]]:
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How many runs were built before a time."""
+
+    runs: int
+    unfinished: int
+    """Those of them that are PENDING or RUNNING."""
+    undelivered: int
+    """Those of them that are final, but have spans that wait to be sent."""
+
+    @property
+    def spared(self) -> int:
+        """How many are removed by force alone."""
+        return self.unfinished + self.undelivered
+
+
+def extent(connection: Connection, before: datetime, *, copies_alone: bool = False) -> Extent:
+    """How many runs were built before the time; ``copies_alone`` counts those of a wrapped storage."""
+    table = schema.pipeline_execution
+    conditions = [table.c.created < before]
+    if copies_alone:
+        conditions.append(table.c.source_id.is_not(None))
+
+    def count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+        return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+
+    is_final = table.c.status.in_(FINAL)
+    statement = select(func.count(), count(not_(is_final)), count(and_(is_final, _waits()))).select_from(table)
+    return Extent(*map(int, connection.execute(statement.where(*conditions)).one()))
+
+
+def in_parts(database: Database, clock: Clock, before: datetime | None, *, spares: bool = False) -> Iterator[Removed]:
+    """Remove the runs built before the time, or all, oldest first; what each transaction removed, after its commit.
+
+    Args:
+        database: The database.
+        clock: Gives the time now, aware and in UTC.
+        before: Aware and in UTC; None: no matter when.
+        spares: Whether runs stay that are not final, or have spans that wait to be sent.
+    """
+    while parts := database.look_up(partial(oldest, before=before, spares=spares)):
+        for ids in parts:
+            yield database.write(partial(remove, ids=ids, now=clock()))
+        if sum(map(len, parts)) < CHUNK:
+            break
+
+
+def oldest(connection: Connection, before: datetime | None, *, spares: bool = False) -> list[list[int]]:
     """The ids of the oldest runs, at most :data:`CHUNK`, in parts that are removed in a transaction each."""
     table = schema.pipeline_execution
-    return _parts(connection, [] if before is None else [table.c.created < before])
+    conditions = [] if before is None else [table.c.created < before]
+    if spares:
+        conditions += [table.c.status.in_(FINAL), not_(_waits())]
+    return _parts(connection, conditions)
+
+
+def _waits() -> ColumnElement[bool]:
+    """Whether the run has a reference that is still to be sent: neither set aside nor expired."""
+    outbox = schema.outbox
+    unsent = select(outbox.c.id).where(
+        outbox.c.execution_id == schema.pipeline_execution.c.id, outbox.c.state.in_((WAITING, HELD))
+    )
+    return unsent.exists()
 
 
 def copies(connection: Connection, run_ids: Sequence[str]) -> list[list[int]]:
