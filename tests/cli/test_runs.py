@@ -325,6 +325,18 @@ def test_show_takes_the_start_of_an_id(start: str, runs: Runs, sqlite_url: str, 
     assert json.loads(invoke("show", start, "--url", sqlite_url, "--json").stdout)["run_id"] == RUN_ID
 
 
+def test_show_finds_an_old_run_by_its_trace(
+    runs: Runs, sqlite_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digits of a UUID find its run however old the run is: no list of the newest runs is searched."""
+    monkeypatch.setattr("otel_storage.cli.runs._TRACES_SEARCHED", 1)
+    runs.build(RUN_ID)
+    runs.build("newer")
+    for digits in (9, 12, 13, 17, 21, 32):
+        shown = invoke("show", RUN_ID.replace("-", "")[:digits], "--url", sqlite_url).stdout
+        assert f" {RUN_ID}\n" in shown
+
+
 def test_show_finds_a_trace_that_is_a_hash(runs: Runs, sqlite_url: str, invoke: Invoke) -> None:
     """The trace id of a run whose id is no UUID finds the run, by its start too, if that has 8 digits."""
     trace_id = runs.build("nightly 2024-02-29").get_trace_id()
