@@ -23,7 +23,7 @@ from tests.benchmarks.running import benchmarks, run
     type=click.Path(dir_okay=False, path_type=Path),
     help=f"Where the figures are written; {reporting.MEASURED.name} beside this, at the full scale.",
 )
-@click.option("--readme", is_flag=True, help="Measure nothing: put the table of the JSON into the README.")
+@click.option("--readme", is_flag=True, help="Measure nothing: put the table of the JSON into README.md beside it.")
 @click.option("--record", is_flag=True, help="Measure at the guard's scale, and record what it compares with.")
 def main(
     url: str | None, only: tuple[str, ...], factor: float, repeat: int, path: Path | None, readme: bool, record: bool

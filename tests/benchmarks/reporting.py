@@ -1,4 +1,4 @@
-"""What the benchmarks found, as a table, as JSON, and as the README's section."""
+"""What the benchmarks found, as a table, as JSON, and as the section of ``tests/benchmarks/README.md``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.benchmarks.running import Measured
 
 MEASURED = Path(__file__).with_name("measured.json")
 """What the full benchmarks found, and on what machine."""
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- python -m tests.benchmarks --readme -->\n", "<!-- end of what it prints -->\n"
-HEADINGS = ("work", "engine", "figure", "value", "target", "")
+HEADINGS = ("work", "engine", "figure", "value", "target", "result")
 
 _ENGINES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 

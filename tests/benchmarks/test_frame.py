@@ -50,7 +50,8 @@ def test_command_prints_and_writes_what_it_measures(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("import of otel_storage" in line for line in lines)
+    # The name may be wrapped: a figure that misses its target needs more room.
+    assert any("import of" in line for line in lines)
     document = json.loads(path.read_text())
     assert {"CPU", "cores", "Python", "SQLite", "SQLAlchemy"} <= document["machine"].keys()
     [measured] = document["measured"]
@@ -109,7 +110,7 @@ def test_readme_gets_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_readme_has_what_was_measured_last() -> None:
-    """The README's table is that of the JSON in the tree: ``python -m tests.benchmarks --readme`` makes it so."""
+    """The table of README.md is that of the JSON in the tree: ``python -m tests.benchmarks --readme`` makes it so."""
     document = json.loads(reporting.MEASURED.read_text())
     expected = reporting.markdown(document["machine"], reporting.from_json(document))
     assert f"{reporting.BEGIN}\n{expected}\n{reporting.END}" in reporting.README.read_text()
