@@ -36,7 +36,7 @@ def machine(urls: Sequence[str | None]) -> dict[str, str]:
         engine = create_engine(url)
         with engine.connect() as connection:
             server = ".".join(map(str, connection.dialect.server_version_info or ()))
-            versions[_ENGINES.get(engine.dialect.name, engine.dialect.name)] = server + _durability(connection)
+            versions[engine_name(engine.dialect.name)] = server + _durability(connection)
         engine.dispose()
     for name in ("SQLAlchemy", "psycopg", "Django", "opentelemetry-sdk"):
         versions[name] = metadata.version(name)
@@ -142,12 +142,17 @@ def _rows(measured: Sequence[Measured]) -> Iterator[tuple[str, ...]]:
     ):
         yield (
             figure.work,
-            _ENGINES.get(figure.engine, figure.engine),
+            engine_name(figure.engine),
             figure.name,
             number(figure.value),
             _target(figure),
             figure.verdict,
         )
+
+
+def engine_name(engine: str) -> str:
+    """What an engine is called in the table."""
+    return _ENGINES.get(engine, engine)
 
 
 def number(value: float) -> str:
