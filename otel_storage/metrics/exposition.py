@@ -1,4 +1,4 @@
-"""Metrics in Prometheus' formats, and the server that it scrapes."""
+"""Renders the metrics in Prometheus' formats, and serves them for its scrapes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("otel_storage.metrics")
 
 DEFAULT_PORT = 9464
-"""OpenTelemetry's own for Prometheus."""
+"""OpenTelemetry's default port for Prometheus exporters."""
 
 DEFAULT_HOST = "127.0.0.1"
-"""Nobody else's machine: who may see the names of pipelines is for the operator to say."""
+"""The loopback only: the operator decides whether other machines may see the names of pipelines."""
 
 MOST_CONNECTIONS = 32
-"""How many are served at once; more are refused."""
+"""The most connections that are served at once; further ones are refused."""
 
 LONGEST_CONNECTION = 30.0
-"""Seconds after which a client that is not done is hung up on."""
+"""Seconds after which a connection is closed even if its client is not done."""
 
 _READ_TIMEOUT = 10.0
 _UNITS = {"s": "seconds"}
@@ -47,19 +47,19 @@ _TYPES = {Kind.COUNTER: "counter", Kind.UP_DOWN: "gauge", Kind.GAUGE: "gauge", K
 
 
 def prometheus_name(family: Family) -> str:
-    """The metric's name in Prometheus, without the ``_total`` of counters: OpenTelemetry's rule."""
+    """The metric's name by OpenTelemetry's rule for Prometheus, without the ``_total`` of counters."""
     name = prometheus_label(family.name)
     unit = _UNITS.get(family.unit, "")
     return name if not unit or name.endswith(f"_{unit}") else f"{name}_{unit}"
 
 
 def prometheus_label(name: str) -> str:
-    """The attribute's name in Prometheus."""
+    """The attribute's name as a Prometheus label."""
     return name.replace(".", "_")
 
 
 def render(families: Sequence[FamilyPoints], accept: str = "") -> tuple[bytes, str]:
-    """The metrics in the format that is accepted, OpenMetrics or Prometheus' own, and its content type.
+    """The metrics in the format that ``accept`` asks for (OpenMetrics or Prometheus' text), and the content type.
 
     Raises:
         ConfigurationError: prometheus-client is not installed.
@@ -71,10 +71,10 @@ def render(families: Sequence[FamilyPoints], accept: str = "") -> tuple[bytes, s
 
 
 def check_installed() -> None:
-    """See that the metrics can be rendered.
+    """Check that prometheus-client is installed.
 
     Raises:
-        ConfigurationError: naming what to install.
+        ConfigurationError: prometheus-client is not installed; the message says how to install it.
     """
     _prometheus_client("exposition")
 
@@ -91,7 +91,7 @@ def _prometheus_client(module: str) -> Any:
 
 
 class _Collected:
-    """What was read, as a registry of prometheus-client's gives it."""
+    """The rendered families in the shape of a registry of prometheus-client."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
@@ -128,7 +128,7 @@ def _add_histogram(metric: Metric, name: str, labels: dict[str, str], point: Poi
     for number, count in enumerate(histogram.counts):
         so_far += count
         bound = str(float(BOUNDS[number])) if number < len(BOUNDS) else "+Inf"
-        # A bucket that counts nothing has no run to show.
+        # An empty bucket has no run that could be its exemplar.
         exemplar = _exemplar(point.exemplar) if number == marked and count else None
         metric.add_sample(f"{name}_bucket", {**labels, "le": bound}, so_far, exemplar=exemplar)
     metric.add_sample(f"{name}_count", labels, so_far)
@@ -143,10 +143,10 @@ def _exemplar(exemplar: Exemplar | None) -> Any:
 
 
 def parse_address(value: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` or ``PORT``; the host is the loopback unless given.
+    """Parse ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` or ``PORT``; the default host is the loopback.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: ``value`` has none of these forms.
     """
     host, _, port = value.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -159,12 +159,12 @@ def parse_address(value: str) -> tuple[str, int]:
 
 
 class MetricsServer:
-    """Serves ``/metrics`` and ``/health`` over HTTP, by threads of this process.
+    """Serves ``/metrics`` and ``/health`` over HTTP, in threads of this process.
 
     Args:
         reader: Gives the metrics.
-        host: Where to listen.
-        port: Where to listen; 0 for any free one.
+        host: The address to listen on.
+        port: The port to listen on; 0 for any free port.
 
     Raises:
         ConfigurationError: prometheus-client is not installed, or the address cannot be listened on.
@@ -184,15 +184,15 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """Where the metrics are."""
+        """The address of the metrics."""
         return f"http://{_address(self._host, self._server.server_address[1])}/metrics"
 
     def start(self) -> None:
-        """Serve, until :meth:`close`."""
+        """Serve until :meth:`close`."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, and hang up."""
+        """Stop listening, and close open connections."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -218,7 +218,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer's own asks the name service for the host's name, which may take long.
+        # HTTPServer.server_bind() looks the host's name up in DNS, which may take long.
         socketserver.TCPServer.server_bind(self)
 
     def verify_request(self, request: Any, _client_address: Any) -> bool:
@@ -239,18 +239,18 @@ class _Server(ThreadingHTTPServer):
         self.hang_up(older_than=LONGEST_CONNECTION)
 
     def hang_up(self, *, older_than: float) -> None:
-        """End the connections that have lasted too long: a client that sends or takes a byte now and then."""
+        """Close connections older than this: a client that sends a byte now and then never times out."""
         now = time.monotonic()
         with self._lock:
             late = [request for request, since in self._open.items() if now - since >= older_than]
         for request in late:
             try:
                 request.shutdown(socket.SHUT_RDWR)
-            except OSError:  # it has hung up itself
+            except OSError:  # The client has closed the connection already.
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that hangs up, or does not speak HTTP, is no fault of ours.
+        # A client that hangs up or does not speak HTTP is not this server's fault: no traceback in the log.
         logger.debug("a request for metrics from %s failed: %s", client_address, type(sys.exception()).__name__)
 
 
@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _READ_TIMEOUT
 
     def do_GET(self) -> None:
-        """Answer a scrape, or a look at whether they succeed."""
+        """Answer a scrape (``/metrics``), or say whether the last scrape succeeded (``/health``)."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
             self._metrics()
@@ -275,13 +275,13 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Leave the log to what goes wrong."""
+        """Do not log requests; only failures are logged."""
 
     def _metrics(self) -> None:
         answer: tuple[bytes, str] | None = None
         with self.server.troubles.told() as told:
             rendered = render(self.server.reader.read(), self.headers.get("Accept", ""))
-            # Who asks for the headers alone sees no zero.
+            # HEAD sends no values, so the client has not seen the zero of a new series: GET marks series as shown.
             if self.command != "HEAD":
                 self.server.reader.shown()
             answer = rendered
@@ -302,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(reader: Reader, host: str, port: int) -> Iterator[MetricsServer]:
-    """Serve the metrics meanwhile."""
+    """Serve the metrics while the block runs."""
     server = MetricsServer(reader, host, port)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""Every metric that we have: its name, unit, meaning and attributes.
+"""Every metric of this package: its name, unit, meaning and attributes.
 
 Three are OpenTelemetry's semantic conventions for CI/CD; ours are in one namespace, ``otel_storage``.
 """
@@ -24,27 +24,27 @@ from otel_storage.telemetry.semconv import (
 from otel_storage.telemetry.spans.attributes import STATUS
 
 OUTBOX_STATE = "otel_storage.outbox.state"
-"""What references wait for: due, retrying, leased, held, open, refused or expired."""
+"""Why an outbox entry is still there: due, retrying, leased, held, open, refused or expired."""
 WATCHING = "otel_storage.sender.watching"
-"""Whether sending is all that a process does."""
+"""Whether the process does nothing but send."""
 OVERFLOW = "otel.metric.overflow"
-"""The one attribute of what all pipelines and tasks that are not told apart come to: OpenTelemetry's rule."""
+"""The one attribute of the series that sums up all pipelines and tasks beyond the limit, as OpenTelemetry specifies."""
 
 PENDING = CicdPipelineRunStateValues.PENDING.value
 EXECUTING = CicdPipelineRunStateValues.EXECUTING.value
 
 
 class Kind(Enum):
-    """What a metric's values mean, and how they add up."""
+    """What kind of number a metric is, and how several values combine."""
 
     COUNTER = "counter"
-    """Only grows."""
+    """Only grows; values add up."""
     UP_DOWN = "updowncounter"
-    """How many there are; adds up."""
+    """A current number; values add up."""
     GAUGE = "gauge"
-    """An age or a time; of several the largest counts."""
+    """An age or a point in time; of several values the largest counts."""
     HISTOGRAM = "histogram"
-    """How many took how long; only grows."""
+    """The distribution of durations; only grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +195,9 @@ FAMILIES = (
     LAST_FAILURE,
     SENDERS,
 )
-"""All of them, in the order in which they are shown."""
+"""All metrics, in the order in which they are shown."""
 
 
 def attribute_names() -> Iterable[str]:
-    """The name of every attribute that a metric of ours may have."""
+    """The name of every attribute that these metrics may have."""
     return sorted({name for family in FAMILIES for name in family.attributes} | {OVERFLOW})

@@ -1,4 +1,4 @@
-"""Metrics pushed over OTLP, by OpenTelemetry's own exporters and as its standard variables say."""
+"""Pushes metrics over OTLP with OpenTelemetry's own exporters, configured by its standard variables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from otel_storage.metrics.reading import Reader
 
 SERVICE_NAME = "otel-storage"
-"""The service that metrics are of unless ``OTEL_SERVICE_NAME`` says another: Prometheus makes the job of it."""
+"""The default service name of the metrics, unless ``OTEL_SERVICE_NAME`` is set; Prometheus uses it as the job label."""
 
 _SCOPE = "otel_storage.metrics"
 
@@ -59,14 +59,14 @@ class Pusher:
         opened = open_otlp(METRICS, Settings(METRICS).protocol, {}, expected=MetricExporter)
         self._exporter, self._session, self._secrets = opened.exporter, opened.session, opened.secrets
         self.endpoint = opened.description
-        """Where they go, without credentials."""
+        """The endpoint, without credentials."""
         self._reading = Troubles("metrics cannot be read", "metrics are read again")
         self._pushing = Troubles(
             f"metrics cannot be pushed to {self.endpoint}", f"metrics are pushed to {self.endpoint}"
         )
 
     def push(self) -> bool:
-        """Push what the metrics are now; what fails is logged once, and left to the next time."""
+        """Push the current metrics; a failure is logged once per cause, and the next push tries again."""
         families: Sequence[FamilyPoints] = ()
         with self._reading.told() as told:
             families = self._reader.read()
@@ -86,14 +86,14 @@ class Pusher:
         self._exporter.shutdown()
 
     def _export(self, data: MetricsData) -> str:
-        """Export once; returns why it failed, empty if it did not."""
+        """Export once; returns why the export failed, empty if it succeeded."""
         if self._session is not None:
             self._session.begin()
         result: object = None
         with without_instrumentation(), listening() as complaints:
             try:
                 result = self._exporter.export(data)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and tried again later
+            except Exception as error:  # noqa: BLE001 - the caller logs the reason, and the next push tries again
                 complaint = explain(error, self._secrets)
             else:
                 said = [without_secrets(record.getMessage(), self._secrets) for record in complaints]
@@ -133,7 +133,7 @@ def _number(attributes: Attributes, point: Point, now: int) -> NumberDataPoint:
 
 def _histogram(attributes: Attributes, point: Point, now: int) -> HistogramDataPoint:
     histogram = point.value
-    assert isinstance(histogram, Histogram)  # noqa: S101 - what the family's kind says
+    assert isinstance(histogram, Histogram)  # noqa: S101 - the kind of the family decides the type of its values
     unknown: Any = None
     return HistogramDataPoint(
         attributes=dict(attributes),
@@ -164,7 +164,10 @@ def _nanoseconds(moment: datetime) -> int:
 
 
 def _resource() -> Resource:
-    """The service's name and what ``OTEL_RESOURCE_ATTRIBUTES`` adds; no id of this process, which would be a series."""
+    """The service's name and ``OTEL_RESOURCE_ATTRIBUTES``.
+
+    No process id: each process would become a series of its own.
+    """
     from opentelemetry.sdk.resources import OTELResourceDetector
 
     found: Mapping[str, Any] = OTELResourceDetector().detect().attributes

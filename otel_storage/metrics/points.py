@@ -1,4 +1,4 @@
-"""How figures become the points of every metric."""
+"""Turns figures into the points of every metric."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from otel_storage.telemetry.spans.attributes import STATUS, is_error
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """A record that a point counts, by its span."""
+    """A record that a point counts, identified by its span."""
 
     trace_id: int
     span_id: int
@@ -69,7 +69,7 @@ class Point:
 
     value: int | float | Histogram
     start: datetime | None = None
-    """Since when it is counted; None for what is not."""
+    """When counting began; None for a value that is not a counter."""
     exemplar: Exemplar | None = None
 
 
@@ -89,9 +89,9 @@ def families(figures: Figures, most_series: int = MOST_SERIES) -> list[FamilyPoi
     """The metrics of the figures, each with its points.
 
     Args:
-        figures: What is known.
-        most_series: How many pipelines and tasks are told apart: those that were known first. The others are one series
-            together, of the attribute ``otel.metric.overflow`` alone.
+        figures: The figures of the storage.
+        most_series: How many pipelines and tasks have series of their own: those that were known first. All others
+            share one series, whose only attribute is ``otel.metric.overflow``.
     """
     points = _Points(figures, most_series)
     for total in figures.totals:
@@ -105,7 +105,7 @@ def families(figures: Figures, most_series: int = MOST_SERIES) -> list[FamilyPoi
 
 
 class _Points:
-    """The points of every family, as they come."""
+    """The points of every family, in no particular order."""
 
     def __init__(self, figures: Figures, most_series: int) -> None:
         pairs = dict.fromkeys((total.pipeline_id, total.pipeline_task) for total in figures.totals)
@@ -125,7 +125,7 @@ class _Points:
         start: datetime | None = None,
         exemplar: Exemplar | None = None,
     ) -> None:
-        """Add the value to that of the series."""
+        """Add the value to the series' value."""
         pipeline, task = attributes.get(CICD_PIPELINE_NAME), attributes.get(CICD_PIPELINE_TASK_NAME, "")
         is_told = pipeline is None or (pipeline, task) in self._told_apart
         key = tuple(attributes.items()) if is_told else _OVERFLOWN
@@ -164,7 +164,7 @@ def _add_durations(points: _Points, total: Total) -> None:
         (PENDING, total.queue, None if traced is None else traced.queue),
         (EXECUTING, total.execution, None if traced is None else traced.execution),
     ):
-        # One that never came to pass takes many series, and tells nothing.
+        # A histogram has many series: leave out those of failures and cancellations that never occurred.
         if not histogram.count and total.outcome != SUCCESS:
             continue
         attributes = {
@@ -203,7 +203,7 @@ def _exemplar(total: Total, value: float | None) -> Exemplar | None:
 
 
 def _add_active(points: _Points, figures: Figures) -> None:
-    """What is not final; 0 of each state that nothing is in."""
+    """The records that are not final; the value is 0 for a state that no record is in."""
     known = {(total.pipeline_id, total.pipeline_task) for total in figures.totals}
     known |= {(active.pipeline_id, active.pipeline_task) for active in figures.active}
     for pipeline_id, pipeline_task in sorted(known):
@@ -217,7 +217,7 @@ def _add_active(points: _Points, figures: Figures) -> None:
             points.add(RUN_ACTIVE, {**of_pipeline, CICD_PIPELINE_RUN_STATE: state}, 0)
             points.add(RUN_OLDEST_AGE, {**of_pipeline, CICD_PIPELINE_RUN_STATE: state}, 0.0)
     for active in figures.active:
-        # Clocks of several hosts never agree quite.
+        # The clocks of several hosts always differ a little: an age is never negative.
         age = max((figures.at - active.oldest).total_seconds(), 0.0)
         of_pipeline = {CICD_PIPELINE_NAME: active.pipeline_id}
         if active.pipeline_task:
@@ -247,5 +247,5 @@ def _add_delivery(points: _Points, figures: Figures) -> None:
 
 
 def sorted_points(points: Mapping[Attributes, Point]) -> Iterator[tuple[Attributes, Point]]:
-    """The points in an order that does not change with what happens."""
+    """The points sorted by their attributes, so that the order never changes."""
     return iter(sorted(points.items(), key=lambda item: [(name, str(value)) for name, value in item[0]]))

@@ -1,4 +1,4 @@
-"""Reading the metrics: what is final is counted first, so that they are exact; for several readers at once."""
+"""Reads the metrics for several readers at once; counts final records first, so that the metrics are exact."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from otel_storage.results import host
 from otel_storage.results.exceptions import OtelStorageError
 
 PATIENCE = 5.0
-"""Seconds that a reader counts before it says that there is more to count: Prometheus waits for ten."""
+"""Seconds that a reader may count before it gives up with :class:`NotCounted`; a scrape of Prometheus times out after
+10 seconds."""
 
 KEPT = 1.0
-"""Seconds that what was read serves those who read again."""
+"""Seconds for which a result is reused for further readers."""
 
 
 class NotCounted(OtelStorageError):
-    """There are still final records that are not counted: the totals are not yet exact, so they are not told."""
+    """Some final records are not counted yet, so the totals are not exact and are not returned."""
 
 
 class Reader:
-    """Reads the metrics from the totals; one thread at a time does, and the others have what it read.
+    """Reads the metrics from the totals, one thread at a time; threads that wait meanwhile share its result.
 
     Args:
-        totals: Where they are.
-        most_series: How many pipelines and tasks are told apart.
-        pipelines: Gives the pipelines that the project has, and their tasks, so that they are known before they run.
-        as_shown: Whether those who read derive a growth from it; see :meth:`Totals.read`.
+        totals: The totals to read.
+        most_series: How many pipelines and tasks have series of their own.
+        pipelines: Returns the project's pipelines and their tasks, so that their series exist before the first run.
+        as_shown: Whether readers compute increases between two results; see :meth:`Totals.read`.
     """
 
     def __init__(
@@ -50,15 +51,15 @@ class Reader:
         self._unshown: Sequence[int] = ()
 
     def count(self, seconds: float | None = None) -> bool:
-        """Count what is final and was not counted; whether nothing is left of it."""
+        """Count the final records that are not counted yet; returns whether all are counted."""
         self._totals.know(self._pipelines().items())
         return self._totals.count(seconds=seconds)
 
     def read(self) -> Sequence[FamilyPoints]:
-        """The metrics as they are now, or were a second ago.
+        """The metrics as they are now, or were up to a second ago.
 
         Raises:
-            NotCounted: there is too much to count first.
+            NotCounted: counting takes too long.
             Exception: what the database raised.
         """
         with self._lock:
@@ -69,7 +70,7 @@ class Reader:
             return self._kept
 
     def shown(self) -> None:
-        """Say that somebody has what was read last: totals that nobody had are given as they are ten seconds later.
+        """Mark the last result as delivered: ten seconds later, new series show their real values.
 
         Raises:
             Exception: what the database raised.

@@ -1,4 +1,4 @@
-"""What goes wrong again and again: said once per cause, and again when it is over."""
+"""Logs a repeated failure once per cause, and once more when it is over."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger("otel_storage.metrics")
 
 
 class Troubles:
-    """Logs each cause once until it is over.
+    """Logs each cause of a failure once, until the work succeeds again.
 
     Args:
-        what: What cannot be done.
-        over: What is said when it can be again.
+        what: The log message of a failure, such as "metrics cannot be read".
+        over: The log message when the work succeeds again.
     """
 
     def __init__(self, what: str, over: str) -> None:
@@ -25,28 +25,28 @@ class Troubles:
         self._over = over
         self._complaints = Complaints()
         self.current = ""
-        """Why it cannot be done now; empty if it can."""
+        """Why the work fails now; empty if the last attempt succeeded."""
 
     def say(self, cause: str) -> None:
-        """Say why it cannot be done, unless that was said."""
+        """Log why the work failed, unless that cause is already logged."""
         self.current = f"{self._what}: {cause}"
         if self._complaints.is_new(cause):
             logger.warning("%s", self.current)
 
     def end(self) -> None:
-        """Say that it can be done, if it could not."""
+        """Log that the work succeeds again, if it failed before."""
         self.current = ""
         if self._complaints.end():
             logger.info("%s", self._over)
 
     @contextmanager
     def told(self) -> Iterator[list[str]]:
-        """Say what the work in it raises; the list has that then, in one line without credentials."""
+        """Log the exception of the block, and append it to the yielded list as one line without credentials."""
         told: list[str] = []
         try:
             yield told
-        except Exception as error:  # noqa: BLE001 - a database that restarts ends nothing; said once per cause
-            # SQLAlchemy's own text has the statement, and where to read of the error.
+        except Exception as error:  # noqa: BLE001 - a database may restart; each cause is logged once
+            # The full text of SQLAlchemy's error contains the statement and a link.
             cause = getattr(error, "orig", None) or error
             self.say(without_secrets(str(cause)) or type(cause).__name__)
             told.append(self.current)

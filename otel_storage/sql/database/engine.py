@@ -1,4 +1,4 @@
-"""The database: an engine, its policy, and how a transaction is run on it."""
+"""The database: an engine, the policy of its kind, and how a transaction runs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from otel_storage.sql.database.urls import display_url, file_of, is_memory, is_o
 logger = logging.getLogger("otel_storage")
 
 _IS_KNOWN = "otel_storage_is_known"
-"""Set on a connection that was used before, and may have been lost since."""
+"""Marks a connection that was used before: the server may have closed it since."""
 
 ATTEMPTS = 4
-"""How often a transaction is tried that lost a deadlock or its connection."""
+"""How many times a transaction runs at most, after a deadlock or a lost connection."""
 
 Result = TypeVar("Result")
 
@@ -40,11 +40,10 @@ class Database:
     Args:
         url: A SQLAlchemy URL; else the environment variable ``OTEL_STORAGE_URL``, else a SQLite file
             ``otel_storage.db`` in Django's ``BASE_DIR``, or in the working directory.
-        engine: An engine to use instead; it keeps its own settings, and is not disposed.
+        engine: An engine to use instead of a URL; its settings stay as they are, and :meth:`dispose` leaves it open.
         durable: SQLite only: sync every commit to the disk, so that it survives a power cut too.
-        patience: Seconds that anything is waited for at most, a connection, a lock, or an answer, and nothing is tried
-            twice; None: 30 for SQLite's lock, 10 for a new connection to a server, and as long as it takes for all
-            else.
+        patience: The most seconds to wait for a connection, a lock or an answer; then nothing is tried twice. None
+            waits 30 seconds for SQLite's lock, 10 for a new connection to a server, and without limit for all else.
 
     Raises:
         ConfigurationError: the URL cannot be parsed, its driver is missing, or both arguments are given.
@@ -66,30 +65,32 @@ class Database:
             engine = make_engine(*self._options)
         self.engine = engine
         self.policy: Policy = policy_of(engine)
-        """What is particular to this kind of database."""
+        """How this kind of database is used."""
         self.file = file_of(engine.url)
-        """The file of a SQLite database; None of one in memory, of a SQLite URI, and of a server."""
+        """The path of a SQLite file; None for a database in memory, a SQLite URI or a server."""
         self._use = Use(is_owned, commits_each=is_owned and self.policy.commits_each(engine.url))
         self.autocommits = self.policy.autocommits(self._use)
-        """Whether a connection needs no change to be read on."""
+        """Whether a connection is in autocommit mode already, so that reading needs no change of it."""
         self.is_asked = {
             is_tried: self.policy.must_be_asked(self._use, is_tried=is_tried) for is_tried in (True, False)
         }
-        """Whether a connection is asked for before it is used, by whether what is done on it is tried again."""
+        """Whether the server is pinged before a connection is used; the key is whether the work would be tried
+        again."""
         self.is_on_disk = is_on_disk(engine.url)
         self._attempts = ATTEMPTS if patience is None else 1
         self.has_connected = False
         self.times_closed = 0
-        """How often the connections were closed, be they in use or not."""
+        """How many times all connections were closed, including those that were in use."""
         self._inherited: list[Engine | Pool] = []
         self._schema_checked = False
         self._lock = threading.RLock()
         _databases.add(self)
 
     def with_patience(self, patience: float) -> Database:
-        """The same database by connections of its own, on which nothing is waited for longer than these seconds.
+        """A second ``Database`` for the same URL, whose connections wait at most ``patience`` seconds for anything.
 
-        One in memory has no second connection: it is this one.
+        A database in memory has one connection only, and an engine that was given is not ours to copy: both return
+        ``self``.
         """
         if not self._use.is_owned or is_memory(self.engine.url):
             return self
@@ -103,7 +104,7 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Where the database is, without its password."""
+        """The database's URL, without its password."""
         return display_url(self.engine.url)
 
     def read(self) -> CheckedOut:
@@ -111,18 +112,18 @@ class Database:
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
-            SchemaMismatch: its schema is not this version's.
+            SchemaMismatch: the schema belongs to another version of the package.
         """
         if not self._schema_checked:
             self._check_schema()
         return CheckedOut(self, is_read=True)
 
     def look_up(self, work: Callable[[Connection], Result]) -> Result:
-        """Run ``work``, which only reads, on such a connection; on another if that turns out to be lost.
+        """Run ``work``, which only reads, on a connection as of :meth:`read`; if that is lost, once more on another.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
-            SchemaMismatch: its schema is not this version's.
+            SchemaMismatch: the schema belongs to another version of the package.
         """
         if not self._schema_checked:
             self._check_schema()
@@ -139,17 +140,17 @@ class Database:
     def write(self, work: Callable[[Connection], Result], *, is_one_statement: bool = False) -> Result:
         """Run ``work`` in one transaction and commit it; after a deadlock or a lost connection, run it again.
 
-        ``work`` must have no effects but those on the connection.
+        ``work`` may run several times, so its only effects must be those on the connection.
 
         Args:
-            work: What is to be done.
-            is_one_statement: Whether all that ``work`` changes is changed by one statement. That is a transaction by
-                itself, and one round trip to a server instead of three.
+            work: Takes the connection; executes the statements.
+            is_one_statement: Whether one statement makes all changes of ``work``. Such a statement is a transaction by
+                itself, and takes one round trip to a server instead of three.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
             InvalidInput: a value is larger than the server takes.
-            SchemaMismatch: its schema is not this version's.
+            SchemaMismatch: the schema belongs to another version of the package.
         """
         if not self._schema_checked:
             self._check_schema()
@@ -160,8 +161,8 @@ class Database:
             except DBAPIError as error:
                 self._prepare_another(error, attempt)
             except DatabaseUnavailable as error:
-                # The file may be writable by now: the connection was an old one, and SQLite takes no new one for better
-                # while another thread still uses one as old.
+                # The file may be writable again, but SQLite opened this connection read-only, and gives no writable one
+                # while another thread still uses a read-only one: wait for that thread, then try again.
                 if attempt > 2 or not self.policy.forbids_writing(error.__cause__):
                     raise
                 time.sleep(0.1 * (attempt - 1))
@@ -169,7 +170,7 @@ class Database:
             return self.policy.transact(connection, work, self._use, is_one_statement=is_one_statement)
 
     def write_aside(self, statement: Executable) -> int:
-        """Execute one of many statements in a transaction of its own; returns how many rows it changed."""
+        """Execute one of many statements in its own transaction, then let other writers in; returns its row count."""
         began = time.monotonic()
         changed = self.write(lambda connection: connection.execute(statement).rowcount)
         self.policy.rest(time.monotonic() - began)
@@ -186,20 +187,20 @@ class Database:
         self._schema_checked = True
 
     def current(self) -> str | None:
-        """The version of the database's schema; None if there is none."""
+        """The version of the database's schema; None if the database has none."""
         with CheckedOut(self) as connection:
             self.policy.check_server(connection, self.url)
             return migrate.current(connection)
 
     def dispose(self) -> None:
-        """Close the connections, unless the engine was given: those in use when they are no longer."""
+        """Close our own engine's connections; one in use is closed when it is returned. A given engine stays open."""
         if self._use.is_owned:
             self._close_all()
 
     def before_fork(self) -> None:
-        """Close SQLite's idle connections: a child that inherits one takes its locks on the file for its own.
+        """Close SQLite's idle connections before a fork, because a child takes inherited locks on the file for its own.
 
-        The child would write without any then, to a journal that the next to close the file removes.
+        The child would then write without a lock, to a journal that the next process to close the file removes.
         """
         if self.is_on_disk:
             self.engine.dispose()
@@ -208,7 +209,7 @@ class Database:
         """Forget the parent's connections in a forked child, leaving them open for the parent."""
         self._lock = threading.RLock()
         if self._use.is_owned:
-            # An engine has locks too, which another thread may have held at the fork: for its first connection, say.
+            # An engine has locks of its own, which another thread may have held at the time of the fork.
             self._inherited.append(self.engine)
             self.engine = make_engine(*self._options)
         else:
@@ -233,11 +234,11 @@ class Database:
     def _upgrade(self, connection: Connection) -> None:
         self.policy.check_server(connection, self.url)
         connection.rollback()
-        # One process migrates, the others wait for its lock and find it done.
+        # One process migrates; the others wait for its lock, and then find the schema up to date.
         self.policy.migrate(connection, lambda connection: migrate.upgrade(connection, self.url), self._use)
 
     def _prepare_another(self, error: DBAPIError, attempt: int) -> None:
-        """Wait a little before a transaction is run again; raises the error where that would not help."""
+        """Wait a little before a transaction runs again; raises the error if another attempt would not help."""
         if not (error.connection_invalidated or self.policy.is_conflict(error)):
             raise error
         logger.debug("transaction is run again after: %s", type(error.orig).__name__)
@@ -247,33 +248,34 @@ class Database:
                 self.policy.refuse_oversized(error, connection)
 
     def connect(self) -> Connection:
-        """A connection that may have to be made first.
+        """A connection, which may have to be opened first.
 
         Raises:
-            DatabaseUnavailable: it cannot be made, in our own words.
-            ConfigurationError: the server is none of those that the URL's dialect is for.
+            DatabaseUnavailable: the database cannot be reached; the message says what to check.
+            ConfigurationError: the server is another product than the URL's dialect.
         """
-        # The first connection imports: SQLAlchemy does, and the driver, to look the host's name up for one. A child
-        # that needs what is half imported hangs, so that a fork waits even for a server that does not answer. Those
-        # after it import nothing, and may wait for a server long.
+        # The first connection imports modules of SQLAlchemy and of the driver. A child that is forked meanwhile would
+        # wait for ever for a half-imported module, so a fork waits for the first connection, even if the server does
+        # not answer. Later connections import nothing, and may wait for a server while the process forks.
         with no_fork() if self.is_on_disk or not self.has_connected else forks_allowed():
             connection = self.engine.connect()
         self.has_connected = True
         return connection
 
     def refuse(self, error: DBAPIError) -> None:
-        """Raise our own error instead, if the one that a statement ended with says that nothing can be written."""
+        """Raise ``DatabaseUnavailable`` instead, if the error says that the database cannot be written."""
         if self.policy.forbids_writing(error):
-            # SQLite opened the file for reading alone, and its connections would stay so.
+            # SQLite opened the file read-only. Its open connections would stay read-only even when the file is writable
+            # again.
             self._close_all()
             raise DatabaseUnavailable(self.policy.unavailable(error.orig, self.url)) from error
         if (mend := self.policy.mend_of_full_disk(error.orig)) is not None:
             raise DatabaseUnavailable(f"cannot write to {self.url}: {one_line(error.orig)}; {mend}") from error
 
     def _close_all(self) -> None:
-        """Have each connection closed that is open now: at once, or when it is no longer in use.
+        """Close each open connection: an idle one at once, one in use when its work is done.
 
-        Of an engine that was given, those in use alone: the others are its owner's.
+        Idle connections of a given engine stay open, as they belong to the engine's owner.
         """
         self.times_closed += 1
         if self._use.is_owned:
@@ -282,17 +284,18 @@ class Database:
 
 @dataclass(slots=True)
 class CheckedOut:
-    """A connection for as long as it is used; for one to a file of SQLite's a fork waits, see ``before_fork``.
+    """A connection, checked out of the pool while the block runs.
 
-    Every transaction enters one: no generator, which takes twice as long to go through.
+    A fork waits until the connection to a SQLite file is returned, see ``Database.before_fork``. Every transaction
+    enters one, so this is a class: a generator-based context manager takes twice as long.
     """
 
     database: Database
-    """Whose connection it is."""
+    """The database that the connection belongs to."""
     is_read: bool = False
-    """Whether each query on it is a transaction by itself."""
+    """Whether each query on the connection is a transaction by itself."""
     is_tried: bool = False
-    """Whether what is done on it is done again if it turns out to be lost, so that the server need not be asked."""
+    """Whether the work runs again if the connection is lost, so that the server need not be pinged before."""
     connection: Connection = field(init=False)
     turn: threading.RLock | None = field(init=False)
     times_closed: int = field(init=False)
@@ -304,7 +307,7 @@ class CheckedOut:
             self.turn.acquire()
         try:
             self.times_closed = database.times_closed
-            # What is idle is there at once; only what must be made may import, or wait for a server.
+            # An idle connection is available at once; only a new one may import modules or wait for a server.
             pool = database.engine.pool
             is_there = database.is_on_disk or (isinstance(pool, QueuePool) and pool.checkedin() > 0)
             connection = database.engine.connect() if is_there and database.has_connected else database.connect()
@@ -334,14 +337,15 @@ class CheckedOut:
             try:
                 with self.connection as connection:
                     if self.database.times_closed != self.times_closed and not connection.invalidated:
-                        # The connection would go back to a pool that is no longer used, and stay open.
+                        # The pool that the connection came from was replaced: returned to it, the connection would stay
+                        # open.
                         connection.invalidate()
             finally:
                 if self.turn is not None:
                     self.turn.release()
 
     def _asked(self, connection: Connection) -> Connection:
-        """One that the server still answers on: of those that were open when it was restarted each is closed here."""
+        """A connection that the server answers on; connections that a restart broke are closed on the way."""
         while connection.info.setdefault(_IS_KNOWN, False) and not _is_alive(connection):
             connection = self.database.connect()
         connection.info[_IS_KNOWN] = True
@@ -349,7 +353,7 @@ class CheckedOut:
 
 
 def _is_alive(connection: Connection) -> bool:
-    """Whether the server still answers on the connection; else it is closed."""
+    """Whether the server still answers on the connection; if not, the connection is closed."""
     dialect = connection.dialect
     answered = False
     try:
@@ -357,7 +361,7 @@ def _is_alive(connection: Connection) -> bool:
     except dialect.loaded_dbapi.Error as error:
         logger.debug("a connection is replaced after: %s", type(error).__name__)
     finally:
-        # Also where a signal's handler raised: an answer may still come.
+        # Also if a signal handler raised during the ping: its answer may still arrive on the connection.
         if not answered:
             connection.invalidate()
             connection.close()

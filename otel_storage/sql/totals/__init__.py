@@ -1,1 +1,1 @@
-"""Totals of final records, and the digest that is made from them."""
+"""Totals of final records, and the digest that is computed from the totals."""

@@ -1,4 +1,4 @@
-"""What records add to a total, and how a total keeps the sums; no statement is made here."""
+"""What records add to a total, and how a total stores the sums; this module executes no SQL."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from otel_storage.results.status import PipelineTaskStatus
 from otel_storage.sql.database.values import load_json
 
 Key = tuple[str, str, PipelineTaskStatus, str]
-"""Pipeline, task or nothing, status, outcome."""
+"""A total's key: pipeline, task (empty for the pipeline's runs), status, outcome."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOUNDS_US = [round(bound * 1_000_000) for bound in BOUNDS]
 
 _SUMS = ("counted", "removed", "timed", "runtime", "execution_time", "queue_time")
-"""The columns of a total that an addition's attributes of the same names are added to."""
+"""The columns of a total that are sums; an :class:`Addition` has an attribute of the same name for each."""
 
 NOTHING: Mapping[str, Any] = {**dict.fromkeys(_SUMS, 0), "hour": 0, "in_hour": 0, "in_hour_before": 0, "histograms": ""}
-"""What a total keeps before anything is added to it."""
+"""The values of a new total, to which nothing was added yet."""
 
 
 @dataclass(slots=True)
 class Addition:
-    """What is added to one total."""
+    """What several records add to one total."""
 
     counted: int = 0
     removed: int = 0
@@ -49,7 +49,7 @@ class Addition:
     traced_run_id: str = ""
 
     def count(self, row: Any, run: Any) -> None:
-        """Add a record that was not counted; ``run`` is the row of its run."""
+        """Add a record that is in no total yet; ``run`` is the row of the record's run."""
         self.counted += 1
         at = row.completed or row.created
         hour = hour_of(at)
@@ -74,7 +74,7 @@ class Addition:
         self.last_completed = later(self.last_completed, at)
 
     def remove(self, row: Any) -> None:
-        """Take a record that is, or will be, counted from those that live."""
+        """Subtract a record that is being removed and is, or is about to be, counted."""
         self.removed += 1
         if row.started is not None and row.completed is not None:
             self.timed -= 1
@@ -90,7 +90,7 @@ def key_of_run(run: Any) -> Key:
 
 
 def added(row: Any, addition: Addition) -> dict[str, Any]:
-    """What the total of the row keeps, by column, once the addition is made to it."""
+    """The new values of a total's columns: those of ``row`` plus the addition."""
     histograms = stored_histograms(row.histograms)
     hour, in_hour, before = row.hour, row.in_hour, row.in_hour_before
     for number in sorted(addition.hours):
@@ -123,7 +123,7 @@ def added(row: Any, addition: Addition) -> dict[str, Any]:
 
 
 def stored_histograms(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The buckets of the execution times and of the queue times, as a total keeps them."""
+    """The buckets of the execution times and of the queue times, from the JSON that a total stores."""
     if not text:
         return EMPTY.counts, EMPTY.counts
     stored = json.loads(text)
@@ -131,7 +131,7 @@ def stored_histograms(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def stored_traced_run(row: Any) -> TracedRun | None:
-    """The last run that has a trace, as the row of a total keeps it."""
+    """The last run that has a trace, from the columns of a total."""
     if row.last_run_id is None:
         return None
     traced: Mapping[str, int | None] = json.loads(row.last_traced)
@@ -146,7 +146,7 @@ def stored_traced_run(row: Any) -> TracedRun | None:
 
 
 def hour_of(moment: datetime) -> int:
-    """The hour since 1970."""
+    """The number of whole hours since 1970-01-01 UTC."""
     return int(moment.timestamp() // 3600)
 
 

@@ -1,7 +1,7 @@
-"""Counting: final records are added to the totals once, whatever happens to those who count and clean up.
+"""Counting: each final record is added to the totals exactly once, even if a process is killed while it counts.
 
-A record is counted in the transaction that marks it so. Every transaction locks records before totals, and totals in
-the order of their ids, so that no two transactions wait for each other.
+One transaction adds a record to the totals and marks the record as counted. Every transaction locks records before
+totals, and totals in the order of their ids, so that no two transactions wait for each other.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from otel_storage.sql.outbox.references import SqlOutbox
 
 CHUNK = 500
-"""How many records are counted in one transaction: it holds SQLite's write lock."""
+"""How many records one transaction counts. The transaction holds SQLite's write lock, so the number is small."""
 
 _RUNS_READ = 10_000
-"""How many of the newest runs are looked at for pipelines and tasks that are not known."""
+"""How many of the newest runs are searched for pipelines and tasks that have no totals yet."""
 
 _BEHIND = 1000
-"""How many ids before the newest seen one are looked at again: ids are not committed in their order."""
+"""How many ids below the newest known id are read again, because transactions may commit in another order than that of
+their ids."""
 
 _run = schema.pipeline_execution
 _result = schema.task_result
@@ -45,19 +46,19 @@ _total = schema.total
 
 
 class SqlTotals:
-    """The totals in a database of ours; see :class:`~otel_storage.ports.totals.Totals` for what it promises."""
+    """The totals in our database; :class:`~otel_storage.ports.totals.Totals` documents the methods."""
 
     def __init__(self, database: Database, clock: Clock, outbox: SqlOutbox) -> None:
         self._database = database
         self._clock = clock
         self._look = reading.OutboxLook(outbox)
         self._known: set[tuple[str, str]] = set()
-        """Pipelines and tasks that have totals."""
+        """The pairs of pipeline and task whose totals exist."""
         self._seen: set[int] = set()
-        """The ids of the newest runs that were looked at for such."""
+        """The ids of the newest runs that were already searched for new pairs."""
 
     def count(self, *, seconds: float | None = None) -> bool:
-        """Count until nothing is left, or for about so many seconds."""
+        """Count until every final record is counted, or for about ``seconds`` seconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
         for table in (_run, _result):
             after = None
@@ -68,7 +69,7 @@ class SqlTotals:
         return True
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
-        """Have a total of each final status of the pipelines given, and of those of the runs that are there."""
+        """Create the missing totals, one for each final status, of the given pipelines and of those of stored runs."""
         pairs = {(pipeline_id, task) for pipeline_id, tasks in pipelines for task in ("", *tasks)}
         found, seen = self._new_pairs()
         if unknown := (pairs | found) - self._known:
@@ -85,18 +86,18 @@ class SqlTotals:
         return reading.read(self._database, self._look, self._clock(), as_shown=as_shown)
 
     def show(self, unshown: Sequence[int]) -> None:
-        """Say that the totals were seen."""
+        """Store that the totals were shown."""
         if unshown:
             now = self._clock()
             self._database.write(lambda connection: _mark_shown(connection, sorted(unshown), now))
 
     def _count_chunk(self, table: Table, after: Any) -> Sequence[Any]:
-        """Count a chunk, from where the last one ended; returns the rows' ids and when they ended."""
+        """Count one chunk, which begins where the last one ended; returns the rows' ids and completion times."""
         found = _uncounted(table)
         if after is not None:
-            # PostgreSQL's index has what was counted until it is vacuumed.
+            # PostgreSQL's index still contains counted rows until they are vacuumed: skip them by their time.
             found = found.where(table.c.completed >= after.completed)
-        # A look without the write lock: who has nothing to count must not make writers wait.
+        # Look first without the write lock, so that a reader that has nothing to count does not block writers.
         with self._database.read() as connection:
             if connection.execute(found.limit(1)).first() is None:
                 return ()
@@ -115,7 +116,7 @@ class SqlTotals:
         return self._database.write(work)
 
     def _new_pairs(self) -> tuple[set[tuple[str, str]], set[int]]:
-        """The pipelines and tasks of the runs that were not looked at, and the ids of the newest runs."""
+        """The pipelines and tasks of runs that were not searched yet, and the ids of the newest runs."""
         after = max(self._seen, default=0) - _BEHIND
         newest = select(_run.c.id, _run.c.pipeline_id).where(_run.c.id > after).order_by(_run.c.id.desc())
         with self._database.read() as connection:
@@ -131,7 +132,7 @@ class SqlTotals:
 
 
 def tally(connection: Connection, table: Table, condition: ColumnElement[bool], additions: Additions) -> None:
-    """Add what the records, which are locked and were not counted, add to the totals."""
+    """Collect what the records add to the totals; the caller has locked them, and none was counted before."""
     if table is _run:
         for row in connection.execute(select(*_state(_run), *_OF_RUN).where(condition)):
             additions[key_of_run(row)].count(row, row)
@@ -151,7 +152,7 @@ def tally(connection: Connection, table: Table, condition: ColumnElement[bool], 
 
 
 def add(connection: Connection, additions: Additions, now: datetime) -> None:
-    """Add to the totals; the last that a transaction does, as others wait for it."""
+    """Write the additions to the totals, as a transaction's last step: other transactions wait for these rows."""
     if not additions:
         return
     keys = sorted(additions, key=lambda key: (*key[:2], key[2].value, key[3]))
@@ -167,7 +168,7 @@ def add(connection: Connection, additions: Additions, now: datetime) -> None:
 
 
 _ADD = update(_total).where(_total.c.id == bindparam("total_id"))
-"""Sets the columns that are given with the id."""
+"""Sets the given columns of the total with the given id."""
 
 
 def _state(table: Table) -> list[Any]:
@@ -175,7 +176,7 @@ def _state(table: Table) -> list[Any]:
 
 
 MESSAGE = func.substr(_run.c.completed_message, 1, MESSAGE_LENGTH).label("message")
-"""As much of a run's message as tells a timeout: a message may be very long."""
+"""The beginning of a run's message, which is enough to recognise a timeout: a message may be very long."""
 
 _OF_RUN = (
     _run.c.pipeline_id,
@@ -186,12 +187,15 @@ _OF_RUN = (
 
 
 def is_uncounted(table: Table) -> ColumnElement[bool]:
-    """Whether a record is final and in no total; it can have a time without being final."""
+    """Whether a record is final and in no total.
+
+    The status is checked too: a record can have a completion time without being final.
+    """
     return and_(table.c.completed.is_not(None), table.c.counted.is_(None), table.c.status.in_(FINAL))
 
 
 def _uncounted(table: Table) -> Select[Any]:
-    # In the order of the index for it, so that no engine takes another index.
+    # Sort by the columns of this index, so that no engine chooses another index.
     statement = select(table.c.id, table.c.completed).where(is_uncounted(table))
     statement = statement.order_by(table.c.counted, table.c.completed)
     return by_index(statement, table, f"ix_{table.name}_uncounted")
@@ -205,7 +209,7 @@ def _missing(connection: Connection, pairs: set[tuple[str, str]]) -> set[tuple[s
 
 
 def _create(connection: Connection, pairs: Iterable[tuple[str, str]], now: datetime) -> None:
-    """Make the totals of each final status, where there are none."""
+    """Create the missing totals of the pairs, one for each final status."""
     keys: list[Key] = [(*pair, status, OUTCOMES[status]) for pair in sorted(pairs) for status in _STATUSES]
     _insert(connection, keys, now)
 
@@ -227,7 +231,7 @@ def _insert(connection: Connection, keys: Sequence[Key], now: datetime) -> None:
     ]
     if not rows:
         return
-    # Another process may make the same totals just now.
+    # Another process may create the same totals at the same time.
     connection.execute(policy_of(connection).insert_unless_there(_total).inline(), rows)
 
 

@@ -1,4 +1,4 @@
-"""The digest, and the number of runs: the totals of those that are there, and those that are in none yet."""
+"""The digest, and the number of runs: the totals of the stored runs, plus the runs that no total contains yet."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Figures:
 
 
 def read(database: Database) -> tuple[PipelineDigest, int]:
-    """The figures of each pipeline that has a run; and how many finished runs were in no total."""
+    """The figures of each pipeline that has a run, and the number of finished runs that no total contains."""
     pipelines: dict[str, _Figures] = {}
     uncounted = 0
     with database.read() as connection:
@@ -80,9 +80,9 @@ def read(database: Database) -> tuple[PipelineDigest, int]:
 
 
 def count_runs(database: Database, pipeline_id: str | None) -> int:
-    """How many runs there are, or are of one pipeline: what a COUNT of them all would say, without going through them.
+    """The number of stored runs, of all pipelines or of one, equal to a COUNT but computed from the totals.
 
-    Where nobody counts, it is that COUNT.
+    If there are no totals (no process counts), the number comes from a COUNT of all runs.
     """
     parameters = {} if pipeline_id is None else {"pipeline_id": pipeline_id}
     with database.read() as connection:
@@ -90,9 +90,9 @@ def count_runs(database: Database, pipeline_id: str | None) -> int:
 
 
 def _number_of_runs(pipeline_id: Any = None) -> Select[Any]:
-    """In one statement, as the digest; what is not needed of it, no engine executes."""
+    """One statement, so that all its parts see one state; engines evaluate only the branch of CASE that is needed."""
     of_pipeline = [] if pipeline_id is None else [_run.c.pipeline_id == pipeline_id]
-    # By its value, and no index of it: those that are not counted are few, and have an index of their own.
+    # Concatenating "" keeps engines from the index of the pipelines: uncounted runs are few and have their own index.
     uncounted = [] if pipeline_id is None else [_run.c.pipeline_id.concat("") == pipeline_id]
     of_totals = [_total.c.pipeline_task == "", _total.c.counted > 0]
     if pipeline_id is not None:
@@ -111,7 +111,7 @@ _RUNS_OF_PIPELINE = _number_of_runs(bindparam("pipeline_id", type_=_run.c.pipeli
 
 
 def _of_totals() -> Any:
-    """The runs that are counted and not removed; when the last run of the pipeline started, counted or not."""
+    """The counted runs that are not removed, with the last start of any run of the pipeline, counted or not."""
     of_pipeline = (
         select(_run.c.started)
         .where(_run.c.pipeline_id == _total.c.pipeline_id, _run.c.started.is_not(None))
@@ -149,7 +149,7 @@ def _of_runs(condition: ColumnElement[bool] | Any, *, is_final: bool) -> Any:
 
 
 def _statement() -> CompoundSelect[Any]:
-    """All in one statement, so that it sees one state: a run is counted by another process at any time."""
+    """All figures in one statement, so that they see one state: another process may count a run at any time."""
     return union_all(
         _of_totals(), _of_runs(counting.is_uncounted(_run), is_final=True), _of_runs(_IS_ACTIVE, is_final=False)
     )

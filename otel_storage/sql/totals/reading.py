@@ -1,4 +1,4 @@
-"""The figures that metrics are made from: the totals, what is not final, and what is sent."""
+"""Reads the figures that metrics are made from: totals, records that are not final, the outbox, the senders."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from otel_storage.sql.outbox.references import SqlOutbox
 
 _LONG_LOOK = 0.05
-"""Seconds that a look at the outbox may take, to be taken each time."""
+"""Seconds. If counting the outbox takes no longer than this, the outbox is counted for every reader."""
 
 _LOOK_SHARE = 20
-"""How many times as long as a longer look took it serves."""
+"""After a slower count, the result is reused for this many times as long as the count took."""
 
 _LONGEST_KEPT = 30.0
 
 GIVEN_UP = timedelta(days=1)
-"""A run that has waited longer for its start never starts: it hides no younger one that waits."""
+"""A run that has been PENDING for longer is taken as never to start, so it does not count as the oldest waiting run."""
 
 _SEEN_LATELY = timedelta(minutes=5)
 
@@ -41,7 +41,7 @@ _ACTIVE = tuple(PipelineTaskStatus.non_final_statuses())
 
 
 class OutboxLook:
-    """What is in the outbox; to count a great backlog takes long, so that is not done each time."""
+    """The counts of the outbox, kept for a while where counting a great backlog takes long."""
 
     def __init__(self, outbox: SqlOutbox) -> None:
         self._outbox = outbox
@@ -49,7 +49,7 @@ class OutboxLook:
         self._kept_until = 0.0
 
     def counts(self) -> OutboxCounts:
-        """The counts as they are now, or were a moment ago."""
+        """The current counts, or those of at most 30 seconds ago."""
         began = time.monotonic()
         if self._counts is None or began >= self._kept_until:
             self._counts = self._outbox.counts()
@@ -95,7 +95,7 @@ def _as_total(row: Any, *, withheld: bool, now: datetime) -> Total:
 
 
 def _lately(row: Any, now: datetime) -> int:
-    """How many of those counted completed in this hour and the one before it."""
+    """How many of the counted records completed in the current hour and the hour before."""
     hour = hour_of(now)
     if row.hour >= hour:
         return int(row.in_hour + row.in_hour_before)
