@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 
 _CLOCKS_DIFFER = timedelta(hours=1)
-"""By how much those of the hosts that build runs may differ."""
+"""How far the clocks of the hosts that build runs may differ."""
 _SOME_OLDER = 100
 _LEAST_MESSAGE = 100
 """Bytes that :func:`cut_middle` needs for a start, an end and a mark between them."""
 
 _MANY_UNCOUNTED = 1000
-"""With fewer finished runs that are in no total the digest is quick, and leaves counting to those who send spans."""
+"""With fewer uncounted runs than this the digest is quick, and leaves counting to the processes that send spans."""
 
 
 class SqlPipelineStorage(PipelineStorage):
     """Keeps the records of pipeline runs in SQL, through SQLAlchemy: on SQLite, PostgreSQL or MariaDB.
 
-    Nothing is connected to before the first use. SQLite's schema is created and upgraded then; a server's by
-    ``otel-storage db upgrade``.
+    The storage connects on first use, and then creates or upgrades the schema of a SQLite database. ``otel-storage db
+    upgrade`` does so for a server.
 
     Args:
         url: Where the database is: a SQLAlchemy URL; else the environment variable ``OTEL_STORAGE_URL``, else a SQLite
@@ -79,13 +79,13 @@ class SqlPipelineStorage(PipelineStorage):
         self.clock = clock
         self.message_limit = message_limit
         self.listener: StorageListener | None = None
-        """The telemetry on top, which is told of transitions."""
+        """The telemetry that listens to transitions; None without."""
         self.outbox = SqlOutbox(self.database, clock)
         self.totals = SqlTotals(self.database, clock, self.outbox)
 
     @property
     def url(self) -> str:
-        """Where the database is, without its password."""
+        """The database's URL, without its password."""
         return self.database.url
 
     def upgrade(self) -> None:
@@ -98,7 +98,7 @@ class SqlPipelineStorage(PipelineStorage):
         self.database.upgrade()
 
     def current(self) -> str | None:
-        """The version of the database's schema; None if there is none."""
+        """The version of the database's schema; None if the database has none."""
         return self.database.current()
 
     def close(self) -> None:
@@ -153,19 +153,19 @@ class SqlPipelineStorage(PipelineStorage):
         """One page of executions, newest first.
 
         Args:
-            pipeline_id: Only those of this pipeline.
-            statuses: Only those in one of these; none means any.
-            since: Only those built at this time or later; aware.
-            before_id: Only those older than the one of this id: the last of the page before.
-            limit: How many at most.
+            pipeline_id: Only executions of this pipeline.
+            statuses: Only executions in one of these statuses; empty for any status.
+            since: Only executions built at this time or later; aware.
+            before_id: Only executions older than the one with this id, the last of the previous page.
+            limit: The length of the page, at most.
         """
         table = schema.pipeline_execution
         conditions = []
         if pipeline_id is not None:
             conditions.append(table.c.pipeline_id == pipeline_id)
         if since is not None:
-            # What is older is not looked through. Ids grow with the time, but for hosts' clocks and transactions that
-            # take long: so by the least id of many that are surely older, of which some were built when they say.
+            # Do not search older runs. Ids grow with time, except that clocks differ and transactions take long. So
+            # start at the least id of several runs that are surely older.
             surely_older = since - min(_CLOCKS_DIFFER, since - datetime.min.replace(tzinfo=UTC))
             older = select(table.c.id).where(table.c.created < surely_older)
             some = older.order_by(table.c.created.desc()).limit(_SOME_OLDER).subquery()
@@ -174,7 +174,7 @@ class SqlPipelineStorage(PipelineStorage):
         if before_id is not None:
             conditions.append(table.c.id < before_id)
         if wanted := list(dict.fromkeys(statuses)):
-            # Each has its place in an index where its newest are together; those of several are not.
+            # Select the newest of each status from an index; no index has the newest of several statuses together.
             newest = [
                 select(table.c.id).where(table.c.status == status, *conditions).order_by(table.c.id.desc()).limit(limit)
                 for status in wanted
@@ -261,11 +261,11 @@ class SqlPipelineStorage(PipelineStorage):
         return f"{type(self).__name__}({self.url!r})"
 
     def _count_some(self) -> None:
-        """Count a few runs, so that the next digest is quicker; nobody else seems to."""
+        """Count a few runs for a quicker next digest; no sender seems to count."""
         try:
             self.totals.count(seconds=0)
         except (DatabaseUnavailable, DBAPIError) as error:
-            # It may be a copy that is only read.
+            # The database may be a read-only copy.
             logger.debug("finished runs cannot be counted: %s", type(error).__name__)
 
     def _records(self) -> IdentityMap:
@@ -276,7 +276,7 @@ class SqlPipelineStorage(PipelineStorage):
         return None if id_ is None else self._records().get(kind, "id", id_)
 
     def _sequence(self, kind: type[Record], run_id: Any, **parent_ids: Any) -> SqlSequence[Record]:
-        """The records under the given run and parents; what is None, or empty as a form gives it, is no condition."""
+        """The records under the given run and parents; None, or the empty string of a form, is no condition."""
         table = kind.table
         conditions = []
         if run_id:
@@ -299,6 +299,6 @@ class SqlPipelineStorage(PipelineStorage):
 
 
 def _is_storable(given: object) -> bool:
-    """Whether there can be a record of the id given: servers fail on a look-up of what they cannot store."""
+    """Whether a record can have this id: servers fail on a look-up of a text that they cannot store."""
     text = str(given)
     return 0 < len(text) <= 255 and text == storable(text)

@@ -1,4 +1,4 @@
-"""Rows by a list of ids, in a statement that is made once for lists of any length: see ``Policy.among``."""
+"""Selects rows by a list of ids, in one statement that fits lists of any length: see ``Policy.among``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from otel_storage.runtime.chunks import chunks
 
 IDS = "ids"
-"""The parameter that the list is given as."""
+"""The name of the parameter that holds the list."""
 
 _CHUNK = 512
-"""Engines limit the parameters of a statement; what a sender claims at once fits in one."""
+"""Ids per execution, since engines limit a statement's parameters; more than a sender claims at once."""
 
 
 def in_chunks(ids: Sequence[Any]) -> Iterator[dict[str, Sequence[Any]]]:
-    """The parameter, once for each execution that so many ids take."""
+    """The parameter's values, one for each execution: an execution takes a limited number of ids."""
     return ({IDS: part} for part in chunks(ids, _CHUNK))

@@ -1,6 +1,6 @@
-"""Many rows by one statement, on PostgreSQL: what they share is sent once, of all else an array a column.
+"""Inserts many rows by one statement on PostgreSQL: shared values are sent once, all others as one array per column.
 
-``executemany()`` has the server execute a statement for each row, which takes it several times as long.
+``executemany()`` makes the server execute a statement for each row, which takes several times as long.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import ARRAY, Connection, Insert, Table, Text, bindparam, column, func, insert, select
 
 FEWEST = 20
-"""So many rows are worth a statement of their own shape."""
+"""The least number of rows for which a statement of their own shape pays."""
 
 _ROWS = 5_000
 _CHARACTERS = 4_000_000
-"""How much is sent at once: the server keeps it in memory, and takes no value of 1 GB."""
+"""The most that one statement sends: the server keeps a statement in memory, and refuses a value of 1 GB."""
 
 Row = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The microseconds between two times, which every engine has another way to tell."""
+"""The microseconds between two times, for which every engine has another expression."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class microseconds_between(FunctionElement[int]):
-    """The microseconds from one time to another, an integer; NULL where one is missing."""
+    """The microseconds from one time to another, an integer; NULL if one of them is NULL."""
 
     type = BigInteger()
     inherit_cache = True
@@ -33,7 +33,7 @@ def _mariadb(element: microseconds_between, compiler: SQLCompiler, **options: An
 
 @compiles(microseconds_between, "sqlite")
 def _sqlite(element: microseconds_between, compiler: SQLCompiler, **options: Any) -> str:
-    # A julianday loses microseconds; the stored text has them at position 21 ("YYYY-MM-DD HH:MM:SS.ffffff").
+    # julianday() loses microseconds, so they are read from the stored text ("YYYY-MM-DD HH:MM:SS.ffffff", position 21).
     start, end = (compiler.process(clause, **options) for clause in element.clauses)
     seconds = f"(strftime('%s', {end}) - strftime('%s', {start}))"
     return f"({seconds} * 1000000 + (substr({end}, 21, 6) - substr({start}, 21, 6)))"

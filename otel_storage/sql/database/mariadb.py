@@ -1,4 +1,4 @@
-"""MariaDB: how a connection is set up, what its errors mean, and an upgrade that can be cut short in its middle."""
+"""MariaDB: how a connection is set up, what errors mean, and upgrades that can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from otel_storage.sql.database.policy import (
 )
 
 NAMES = ("mysql", "mariadb")
-"""SQLAlchemy's names of the dialect: a URL of ours says mariadb, an engine of the user's may say either."""
+"""SQLAlchemy's names of the dialect: our URLs use mariadb, an engine of the user's may use either."""
 
 OLDEST = (10, 6)
-"""The first version with SKIP LOCKED, and with DDL statements that each take effect whole or not at all."""
+"""The first version with SKIP LOCKED, and with atomic DDL statements."""
 
 CONFLICTS = {1020, 1205, 1213}
-"""Record changed, lock wait timeout, deadlock: the transaction can be run again."""
+"""Record changed, lock wait timeout, deadlock: the transaction can run again."""
 
 UPGRADE_PATIENCE = 600.0
-"""Seconds that an upgrade waits for another."""
+"""Seconds that an upgrade waits for another process's upgrade."""
 
-# Nothing is cut or changed to fit a column, whatever the server is set to.
+# Strict mode: MariaDB refuses a value that does not fit its column instead of cutting it, whatever the server's
+# default.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
 _READ_COMMITTED = "READ COMMITTED"
@@ -53,19 +54,25 @@ class MariadbPolicy(Policy):
     migrates_in_parts = True
 
     def engine_options(self, url: URL, patience: float | None) -> dict[str, Any]:
-        """The limits on waiting, and READ COMMITTED: the default, REPEATABLE READ, locks the gaps between rows too."""
+        """The timeouts, and READ COMMITTED: the default, REPEATABLE READ, also locks the gaps between rows."""
         return {"connect_args": _connect_arguments(url, patience), "isolation_level": _READ_COMMITTED}
 
     def autocommits(self, use: Use) -> bool:
-        """A transaction costs no round trip but its end, and READ COMMITTED sees what is committed."""
+        """Our connections need no autocommit.
+
+        Ending a transaction is the only extra round trip, and READ COMMITTED suffices.
+        """
         return use.is_owned
 
     def must_be_asked(self, use: Use, *, is_tried: bool) -> bool:
-        """Of a given engine always: its isolation is set before what is tried again."""
+        """A given engine's connection is always pinged.
+
+        Setting its isolation level is not part of the work that is tried again.
+        """
         return not use.is_owned or not is_tried
 
     def check_server(self, connection: Connection, url: str) -> None:
-        """Refuse MySQL, an old MariaDB, and a connection to no database of it."""
+        """Refuse MySQL, a MariaDB that is too old, and a URL without a database name."""
         if connection.exec_driver_sql("SELECT DATABASE()").scalar() is None:
             raise ConfigurationError(f"{url} names no database; put its name behind the host: .../name")
         dialect: Any = connection.dialect
@@ -76,14 +83,14 @@ class MariadbPolicy(Policy):
         raise ConfigurationError(_wrong_server(url, f"it is {name} {'.'.join(map(str, version))}"))
 
     def transact(self, connection: Connection, work: Work[Result], use: Use, *, is_one_statement: bool) -> Result:
-        """The server begins a transaction by itself, and ends it when it is told."""
+        """Let the driver begin the transaction implicitly, and commit it at the end."""
         if not use.is_owned:
             connection = connection.execution_options(isolation_level=_READ_COMMITTED)
         with connection.begin():
             return work(connection)
 
     def migrate(self, connection: Connection, work: Work[Result], use: Use) -> Result:
-        """Under a lock of the server's."""
+        """Migrate under a named lock of the server."""
 
         def locked(connection: Connection) -> Result:
             with _upgrade_lock(connection):
@@ -96,13 +103,13 @@ class MariadbPolicy(Policy):
         return getattr(error.orig, "args", (None,))[0] in CONFLICTS
 
     def why_unconnected(self, error: Exception, url: str) -> Exception:
-        """Also where SQLAlchemy finds another server: URLs of ours are for no other."""
+        """Also explain SQLAlchemy's error for a server of another product than the URL's dialect."""
         if isinstance(error, InvalidRequestError):
             return ConfigurationError(_wrong_server(url, str(error).rstrip(".")))
         return super().why_unconnected(error, url)
 
     def refuse_oversized(self, error: DBAPIError, connection: Connection) -> None:
-        """The server hangs up on such a statement, often before it was told all: then no answer arrives."""
+        """The server closes the connection on a statement that is too large, often without an answer."""
         size = max(_largest_statement(one) for one in _with_context(error))
         limit = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
         if size < limit:
@@ -117,7 +124,7 @@ class MariadbPolicy(Policy):
         return begins_by_code_points(column, start)
 
     def insert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-        """Within a transaction ids grow from row to row, though there may be gaps: they are asked for afterwards."""
+        """Read the ids afterwards: within a transaction they grow from row to row, but there may be gaps."""
         self.insert_many(connection, table, rows)
         run = "run_id" if "run_id" in table.c else "execution_id"
         runs = list(dict.fromkeys(row[run] for row in rows))
@@ -129,17 +136,20 @@ class MariadbPolicy(Policy):
         return insert(table).prefix_with("IGNORE")
 
     def time_type(self) -> TypeEngine[Any]:
-        """A time with its microseconds."""
+        """DATETIME with microseconds."""
         return ServerTime(mysql.DATETIME(fsp=6))
 
 
 def _wrong_server(url: str, reason: str) -> str:
-    """What is said of a server that cannot be used."""
+    """The message about a server that cannot be used."""
     return f"the server of {url} cannot be used: {reason}; use MariaDB {'.'.join(map(str, OLDEST))} or newer"
 
 
 def by_index(statement: Statement, table: Table, index: str) -> Statement:
-    """The statement, which MariaDB executes by that index: rows that it reads by another it locks too."""
+    """The statement with a hint that makes MariaDB use the index.
+
+    MariaDB locks every row that it reads, so it must read few.
+    """
     for name in NAMES:
         if isinstance(statement, Update):
             statement = statement.with_hint(f"FORCE INDEX ({index})", dialect_name=name)
@@ -149,7 +159,7 @@ def by_index(statement: Statement, table: Table, index: str) -> Statement:
 
 
 def _connect_arguments(url: URL, patience: float | None) -> dict[str, Any]:
-    """What PyMySQL is told beyond the URL; with ``patience``, in seconds, that it waits for nothing longer."""
+    """The arguments for PyMySQL beside the URL; ``patience`` is the most seconds to wait for anything."""
     arguments: dict[str, Any] = {"charset": "utf8mb4", "sql_mode": _SQL_MODE}
     if patience is not None:
         seconds = max(1, round(patience))
@@ -158,7 +168,7 @@ def _connect_arguments(url: URL, patience: float | None) -> dict[str, Any]:
     elif "connect_timeout" not in url.query:
         arguments["connect_timeout"] = CONNECT_TIMEOUT
     if url.password is not None and not str(url.password).isascii():
-        # Otherwise it is sent as Latin-1, which no other client does.
+        # PyMySQL would encode the password as Latin-1, which no other client does.
         arguments["password"] = str(url.password).encode()
     return arguments
 
@@ -168,9 +178,9 @@ def _upgrade_lock(connection: Connection) -> Iterator[None]:
     """Let one process at a time change the database's schema; the lock ends with the session at the latest.
 
     Raises:
-        DatabaseUnavailable: another process has held it for very long.
+        DatabaseUnavailable: another process has held the lock for :data:`UPGRADE_PATIENCE`.
     """
-    # A name of the whole server, 64 characters at most.
+    # The lock's name is shared by all databases of the server, and has at most 64 characters.
     database = str(connection.exec_driver_sql("SELECT DATABASE()").scalar())
     name = f"otel_storage.{hashlib.sha256(database.encode()).hexdigest()[:32]}"
     if not connection.execute(select(func.get_lock(name, UPGRADE_PATIENCE))).scalar():
@@ -186,9 +196,9 @@ def _upgrade_lock(connection: Connection) -> Iterator[None]:
 
 
 def unless_done(statement: str) -> str:
-    """The DDL statement, passing over what is there, or gone, already.
+    """The DDL statement with IF [NOT] EXISTS, so that it passes over what an interrupted upgrade has done already.
 
-    MariaDB commits each of them at once: an upgrade that was cut short leaves what it made, and the next goes on.
+    MariaDB commits each DDL statement at once, so an interrupted upgrade leaves its part, and the next one continues.
     """
     return _DROPPING.sub(r"\1 IF EXISTS", _CREATING.sub(r"\1 IF NOT EXISTS", statement))
 
@@ -198,14 +208,14 @@ _CREATING = re.compile(r"^(\s*(?:CREATE TABLE|CREATE (?:UNIQUE )?INDEX|ALTER TAB
 
 
 def _with_context(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those before it: where the server did say why, it was the rollback that found it gone."""
+    """The error and its contexts: the server's reason may be in the first error, and the last be the rollback's."""
     while error is not None:
         yield error
         error = error.__context__
 
 
 def _largest_statement(error: BaseException) -> int:
-    """The bytes of what failed as it was sent: that of the largest row, of many."""
+    """The size in bytes of the statement that failed; of several rows, with the largest one."""
     if not isinstance(error, DBAPIError) or error.statement is None:
         return 0
     rows = error.params if isinstance(error.params, list) else [error.params]

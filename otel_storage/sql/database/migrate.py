@@ -1,4 +1,4 @@
-"""The version of a database's schema: what it is, whether it will do, and how to bring it up."""
+"""The version of a database's schema: reads it, checks it, and migrates."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 _alembic = threading.Lock()
-"""Alembic's ``context`` is one a process: two threads, on two databases, would migrate each other's."""
+"""Alembic's ``context`` is global: without this lock two threads would migrate each other's database."""
 
 
 def current(connection: Connection) -> str | None:
-    """The version of the schema; None if there is none."""
+    """The version of the schema; None if the database has none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
@@ -33,7 +33,7 @@ def check(version: str | None, url: str) -> None:
     """Refuse a schema that is not this version's.
 
     Raises:
-        SchemaMismatch: naming the command that mends it.
+        SchemaMismatch: the message names the command that mends it.
     """
     if version == SCHEMA_VERSION:
         return
@@ -53,8 +53,8 @@ def check(version: str | None, url: str) -> None:
 def upgrade(connection: Connection, url: str) -> None:
     """Bring the schema up to this version, in the connection's transaction.
 
-    On MariaDB, where each change of the schema is committed at once, an upgrade that fails or is cut short leaves what
-    it did so far under the version before, and the next one does the rest.
+    MariaDB commits each change of the schema at once. There, an upgrade that fails or is interrupted keeps the old
+    version number and the changes so far, and the next upgrade makes the rest.
 
     Raises:
         SchemaMismatch: the schema is newer than this version of the package, or a table in it is not of this package.
@@ -75,7 +75,7 @@ def upgrade(connection: Connection, url: str) -> None:
 
 
 def _check_tables(connection: Connection, url: str) -> None:
-    """See that the tables that will be passed over, as they are there already, are those of an upgrade cut short."""
+    """Check that tables which exist already are those that an interrupted upgrade of this package created."""
     found = inspect(connection)
     there = set(found.get_table_names())
     for table in metadata.sorted_tables:
@@ -88,7 +88,7 @@ def _check_tables(connection: Connection, url: str) -> None:
 
 
 def known_versions() -> set[str]:
-    """The versions that this package has migrations of."""
+    """The versions for which this package has migrations."""
     from alembic.script import ScriptDirectory
 
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
@@ -98,6 +98,6 @@ def _config() -> Config:
     from alembic.config import Config
 
     config = Config()
-    # Alembic interpolates options, as configparser does.
+    # Escape %: Alembic interpolates options, as configparser does.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

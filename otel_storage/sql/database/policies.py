@@ -1,4 +1,4 @@
-"""Which policy a database is used by, and engines that are made by it."""
+"""Chooses the policy of a database, and makes engines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 
 
 def policy_of(database: Connection | Engine | Dialect) -> Policy:
-    """The policy of the database's dialect; of one that is none of the three, plain SQL."""
+    """The policy of the dialect; plain SQL for a dialect other than the three."""
     dialect = database if isinstance(database, Dialect) else database.dialect
     return _POLICIES.get(dialect.name, _OTHER)
 
@@ -33,7 +33,7 @@ def make_engine(url: URL, durable: bool, patience: float | None) -> Engine:
         ConfigurationError: its driver is missing, or the URL cannot be used.
     """
     policy = _POLICIES.get(url.get_backend_name(), _OTHER)
-    # Statements' parameters hold input data, which does not belong in an error or a log.
+    # Keep parameters out of errors and logs: they contain input data.
     options: dict[str, Any] = {"hide_parameters": True, **policy.engine_options(url, patience)}
     try:
         engine = create_engine(url, **options)
@@ -46,7 +46,7 @@ def make_engine(url: URL, durable: bool, patience: float | None) -> Engine:
         mend = to_install(extra) if extra else f"install the module {error.name!r}"
         raise ConfigurationError(f"the driver of {url.drivername} is not installed; {mend}") from error
     except (ArgumentError, ValueError, TypeError):
-        # The original error prints the URL, and so what is secret in its query.
+        # SQLAlchemy's error prints the URL, with any secret in its query.
         raise ConfigurationError(
             f"the database URL {display_url(url)} cannot be used; check its parts against "
             "sqlite:///runs.db (three slashes), postgresql+psycopg://user:password@host:5432/name or "

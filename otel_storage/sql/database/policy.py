@@ -1,6 +1,6 @@
-"""What differs from one kind of database to the next: one policy object per kind, and nobody else asks for the dialect.
+"""What differs between kinds of database: one policy object per kind; no other code asks for the dialect.
 
-:class:`Policy` is also the policy of a database that is none of the three: plain SQL, as SQLAlchemy makes it.
+:class:`Policy` itself is the policy of any other database: plain SQL, as SQLAlchemy makes it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Use:
     """How an engine is used."""
 
     is_owned: bool
-    """Whether we made the engine; one that was given keeps its own settings."""
+    """Whether we made the engine; a given engine keeps its own settings."""
     commits_each: bool
-    """Whether a statement on a connection is a transaction by itself, unless we begin one."""
+    """Whether a statement is a transaction by itself, unless we begin one."""
 
 
 class Policy:
@@ -62,21 +62,21 @@ class Policy:
     """Whether connections go to a server, which may restart while they are open."""
 
     upgrades_itself = False
-    """Whether the schema is brought up with the first use."""
+    """Whether the first use of a database creates or upgrades its schema."""
 
     refers_at_once = False
-    """Whether the statement that makes a record final can write the reference to it as well."""
+    """Whether one statement can make a record final and write the record's outbox entry."""
 
     limits_statements = False
-    """Whether the server hangs up on a statement that is larger than it takes."""
+    """Whether the server closes the connection on a statement that is too large."""
 
     migrates_in_parts = False
-    """Whether each change of the schema is committed at once, so that an upgrade can be cut short in its middle."""
+    """Whether each change of the schema is committed at once, so that an upgrade can be interrupted halfway."""
 
     # --- engines and connections ---
 
     def engine_options(self, url: URL, patience: float | None) -> dict[str, Any]:
-        """What ``create_engine()`` is told beyond the URL; ``patience`` as of :class:`.engine.Database`."""
+        """Arguments of ``create_engine()`` beside the URL; ``patience`` as of :class:`.engine.Database`."""
         return {}
 
     def configure(self, engine: Engine, *, durable: bool, patience: float | None) -> None:
@@ -84,18 +84,18 @@ class Policy:
         _give_up_when_interrupted(engine)
 
     def commits_each(self, url: URL) -> bool:
-        """Whether connections that we make are such that each statement is a transaction by itself."""
+        """Whether the connections that we open execute each statement as a transaction by itself."""
         return False
 
     def autocommits(self, use: Use) -> bool:
-        """Whether a connection needs no change for its queries to see what is committed, at no round trip more."""
+        """Whether queries see the latest commits without a change of the connection, and without another round trip."""
         return use.commits_each
 
     def must_be_asked(self, use: Use, *, is_tried: bool) -> bool:
-        """Whether the server is asked whether it still knows a connection, before that is used.
+        """Whether the server is pinged on a connection before the connection is used.
 
-        What is not run again must not be the one to find that the server was restarted. What a given engine does is its
-        own.
+        Work that is not tried again needs a connection that survived a restart of the server. A given engine has its
+        own setting for that (``pool_pre_ping``).
         """
         return use.is_owned and not is_tried
 
@@ -103,7 +103,7 @@ class Policy:
         """Refuse a server that cannot do what is needed.
 
         Raises:
-            ConfigurationError: naming what the server is.
+            ConfigurationError: the message names the server's product and version.
         """
 
     # --- transactions ---
@@ -114,11 +114,11 @@ class Policy:
             return work(connection)
 
     def migrate(self, connection: Connection, work: Work[Result], use: Use) -> Result:
-        """Run the work, which changes the schema, while no other process does."""
+        """Run the work, which changes the schema, while no other process changes it."""
         return self.transact(connection, work, use, is_one_statement=False)
 
     def rest(self, seconds: float) -> None:
-        """Let other writers in after a transaction that took so long."""
+        """Let other writers in after a transaction that took this many seconds."""
 
     # --- errors ---
 
@@ -127,36 +127,36 @@ class Policy:
         return False
 
     def forbids_writing(self, error: BaseException | None) -> bool:
-        """Whether the error says, only when it comes to a statement, that nothing may be written on the connection."""
+        """Whether the error says that a connection, although it was opened, may not write."""
         return False
 
     def mend_of_full_disk(self, error: BaseException | None) -> str | None:
-        """What to do where the database could not be written although it was reached; None for any other error."""
+        """What to do about a database that was reached but could not be written; None for any other error."""
         return None
 
     def mend_of_connecting(self) -> str:
-        """What to check where the database cannot be reached."""
+        """What to check if the database cannot be reached."""
         return "check that the server runs, and the URL's host, port, user, password and database name"
 
     def why_unconnected(self, error: Exception, url: str) -> Exception:
-        """What keeps a connection from being had, in our own words; the error itself if it is none of a driver's."""
+        """Our own exception for an error of connecting; the error itself if it is not the driver's."""
         if isinstance(error, PoolTimeoutError):
             return DatabaseUnavailable(f"no connection to {url} came free: {error}")
         if isinstance(error, (OperationalError, InterfaceError, DatabaseError)):
             return DatabaseUnavailable(self.unavailable(error.orig, url))
         if isinstance(error, (TypeError, ValueError)):
-            # A host name that is none, a file name with a NUL in it, an option that PyMySQL does not have: no driver
-            # turns these into errors of its own.
+            # Drivers leave these errors as they are: for an invalid host name, a NUL in a file name, an unknown option
+            # of PyMySQL.
             return DatabaseUnavailable(self.unavailable(error, url))
         return error
 
     def unavailable(self, error: BaseException | None, url: str) -> str:
-        """What is said of a database that cannot be opened, with the mend."""
+        """The message about a database that cannot be opened, with what to check."""
         mend = self.mend_of_full_disk(error) or self.mend_of_connecting()
         return f"cannot open {url}: {one_line(error)}; {mend}"
 
     def refuse_oversized(self, error: DBAPIError, connection: Connection) -> None:
-        """Say so if the connection was lost because a statement was too large.
+        """Raise an error that says so, if the connection was lost because a statement was too large.
 
         Raises:
             InvalidInput: the statement was larger than the server takes.
@@ -165,7 +165,7 @@ class Policy:
     # --- statements ---
 
     def among(self, column: ColumnElement[int]) -> ColumnElement[bool]:
-        """Whether the column has one of the ids that the statement is executed with, as the parameter ``ids``."""
+        """Whether the column has one of the ids in the parameter ``ids`` of the execution."""
         return column.in_(bindparam(IDS, expanding=True))
 
     def begins_with(self, column: ColumnElement[str], start: str) -> ColumnElement[bool]:
@@ -187,13 +187,13 @@ class Policy:
         prepared_insert(table, tuple(rows[0])).execute_many(connection, rows)
 
     def insert_unless_there(self, table: Table) -> Insert:
-        """An INSERT that passes over the rows that another process was quicker to insert."""
+        """An INSERT that skips rows which another process inserted first."""
         return insert(table)
 
     # --- times ---
 
     def time_type(self) -> TypeEngine[Any]:
-        """The column type of an aware time, which is given back in UTC."""
+        """The column type of an aware time, which is returned in UTC."""
         return ServerTime(DateTime())
 
 
@@ -201,7 +201,7 @@ class ServerTime(TypeDecorator[datetime]):
     """An aware time on a server.
 
     Args:
-        server_type: The server's own type; without a zone, what it keeps is UTC.
+        server_type: The server's own type; a type without a zone stores UTC.
     """
 
     impl = DateTime
@@ -223,7 +223,7 @@ class ServerTime(TypeDecorator[datetime]):
         return moment if self.server_type.timezone else moment.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give UTC."""
+        """Return UTC."""
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
@@ -244,18 +244,18 @@ def set_ids(rows: Sequence[dict[str, Any]], ids: Sequence[int] | range) -> None:
 
 
 def _give_up_when_interrupted(engine: Engine) -> None:
-    """Give a connection up that an exception interrupted which is not its driver's.
+    """Discard a connection whose statement was interrupted by an exception that is not the driver's.
 
-    A signal's handler raised it while an answer was waited for, as Celery's soft time limit does. A rollback would run
-    into that answer, and fail: its error would hide the exception, and might have the transaction run again.
+    A signal handler may raise while the driver waits for an answer, as Celery's soft time limit does. A rollback would
+    read that late answer and fail; its error would hide the exception, and might run the transaction again.
     """
 
     @event.listens_for(engine, "handle_error")
     def give_up(context: ExceptionContext) -> None:
         is_the_drivers = isinstance(context.original_exception, engine.dialect.loaded_dbapi.Error)
-        # A value that cannot be sent is found before anything is.
+        # The driver finds a value that it cannot send before it sends anything: then the connection stays good.
         is_on_its_way = context.execution_context is not None or context.statement is None
         if not is_the_drivers and is_on_its_way:
             context.is_disconnect = True
-            # The others are as good as before.
+            # Other connections of the pool are not affected.
             context.invalidate_pool_on_disconnect = False

@@ -39,10 +39,10 @@ _MENDS = {
     "53100": "make room on the server's disk",
     "25006": "the server takes no writes: name the primary in the URL, or unset default_transaction_read_only",
 }
-"""Both by SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html."""
+"""What to do, by SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html."""
 
 _UPGRADE_LOCK = 0x6F74656C5F73746F
-"""Advisory locks of a database have numbers that all its users share: this is "otel_sto" in ASCII."""
+"""All users of a database share the numbers of advisory locks: this one is "otel_sto" in ASCII."""
 
 
 class PostgresqlPolicy(Policy):
@@ -52,18 +52,18 @@ class PostgresqlPolicy(Policy):
     refers_at_once = True
 
     def engine_options(self, url: URL, patience: float | None) -> dict[str, Any]:
-        """The limits on waiting; a statement is a transaction by itself, one of several is begun by us."""
+        """The timeouts, and autocommit: a single statement is a transaction by itself, and we begin longer ones."""
         options: dict[str, Any] = {"connect_args": _connect_arguments(url, patience)}
         if self.commits_each(url):
             options["isolation_level"] = "AUTOCOMMIT"
         return options
 
     def commits_each(self, url: URL) -> bool:
-        """By psycopg 3: other drivers do not commit what they have not begun."""
+        """True for psycopg 3 only: other drivers commit no transaction that they have not begun."""
         return url.get_driver_name() == "psycopg"
 
     def transact(self, connection: Connection, work: Work[Result], use: Use, *, is_one_statement: bool) -> Result:
-        """One statement is a transaction by itself, at one round trip instead of three."""
+        """Execute a single statement as a transaction by itself, in one round trip instead of three."""
         if is_one_statement:
             return work(connection if use.commits_each else connection.execution_options(isolation_level="AUTOCOMMIT"))
         with connection.begin():
@@ -72,7 +72,7 @@ class PostgresqlPolicy(Policy):
             return work(connection)
 
     def migrate(self, connection: Connection, work: Work[Result], use: Use) -> Result:
-        """Under an advisory lock, which ends with the transaction."""
+        """Migrate under an advisory lock, which ends with the transaction."""
 
         def locked(connection: Connection) -> Result:
             connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
@@ -81,19 +81,19 @@ class PostgresqlPolicy(Policy):
         return self.transact(connection, locked, use, is_one_statement=False)
 
     def is_conflict(self, error: DBAPIError) -> bool:
-        """A deadlock, or a failure to serialize."""
+        """A deadlock, or a serialization failure."""
         return getattr(error.orig, "sqlstate", None) in _CONFLICTS
 
     def mend_of_full_disk(self, error: BaseException | None) -> str | None:
-        """By SQLSTATEs."""
+        """Decides by the SQLSTATE."""
         return _MENDS.get(getattr(error, "sqlstate", None) or "")
 
     def among(self, column: ColumnElement[int]) -> ColumnElement[bool]:
-        """All ids as one array: with a parameter for each, every length would be a statement of its own."""
+        """Pass all ids as one array: with a parameter for each, every length would be another statement."""
         return column == any_(bindparam(IDS, type_=ARRAY(BigInteger)))
 
     def insert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-        """The sequence gives the ids beforehand, which is quicker than asking for them back."""
+        """Take the ids from the sequence before the INSERT, which is quicker than RETURNING."""
         sequence = func.pg_get_serial_sequence(table.name, "id")
         numbers = func.generate_series(1, len(rows)).table_valued("n")
         set_ids(rows, connection.execute(select(func.nextval(sequence)).select_from(numbers)).scalars().all())
@@ -107,19 +107,19 @@ class PostgresqlPolicy(Policy):
         return postgresql.insert(table).on_conflict_do_nothing()
 
     def time_type(self) -> TypeEngine[Any]:
-        """A time with its zone."""
+        """TIMESTAMP WITH TIME ZONE."""
         return ServerTime(DateTime(timezone=True))
 
 
 def _connect_arguments(url: URL, patience: float | None) -> dict[str, Any]:
-    """What libpq is told beyond the URL: https://www.postgresql.org/docs/current/libpq-connect.html."""
+    """Arguments of libpq beside the URL: https://www.postgresql.org/docs/current/libpq-connect.html."""
     if patience is None:
         return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT}
     milliseconds = int(patience * 1000)
     limits = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
     return {
         "connect_timeout": max(1, round(patience)),
-        # A server that does not even acknowledge what it is sent.
+        # Give up a server that does not acknowledge what it is sent.
         "tcp_user_timeout": milliseconds,
         "options": f"{url.query.get('options', '')} {limits}".strip(),
     }

@@ -1,7 +1,7 @@
-"""Statements that are executed very often: compiled once for an engine, and handed to its driver as they are.
+"""Statements that are executed very often: compiled once per engine, then passed to the driver directly.
 
-SQLAlchemy looks a statement up by its structure, and takes its parameters apart, whenever it executes it: on SQLite
-that takes longer than all that the database does.
+On every execution SQLAlchemy looks the statement up by its structure and processes its parameters. On SQLite that takes
+longer than the database's own work.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Values = Mapping[str, Any]
 
 
 def parameter(column: ColumnElement[Any], name: str | None = None) -> BindParameter[Any]:
-    """A parameter of the column's type, by the column's name or another."""
+    """A parameter of the column's type, named like the column or as given."""
     return bindparam(name or column.key, type_=column.type)
 
 
 class Prepared:
     """A statement whose values are all parameters, each with its name and its type: see :func:`parameter`.
 
-    Where the engine binds parameters by position, or keeps the tables in another schema, SQLAlchemy executes it.
+    If the engine binds parameters by position, or maps the tables to another schema, SQLAlchemy executes the statement.
 
     Args:
         statement: An INSERT, UPDATE or DELETE that returns no rows.
-        within: A statement that is a part of it, as a CTE, and has parameters too.
+        within: A statement that is part of ``statement`` as a CTE, and has parameters too.
     """
 
     def __init__(self, statement: UpdateBase, within: UpdateBase | None = None) -> None:
@@ -52,11 +52,11 @@ class Prepared:
             for element in visitors.iterate(part)
             if isinstance(element, BindParameter) and element.required
         }
-        # By engine: a text holds its dialect, which would be kept for ever by it.
+        # Key by engine, not by dialect: a text refers to its dialect, which the cache would keep alive for ever.
         self._texts: WeakKeyDictionary[Engine, _Text] = WeakKeyDictionary()
 
     def execute(self, connection: Connection, values: Values) -> CursorResult[Any]:
-        """Execute it with the values of its parameters."""
+        """Execute the statement with the values of its parameters."""
         text = self._texts.get(connection.engine) or self._text(connection)
         if not text.is_for_driver or _SCHEMAS in connection.get_execution_options():
             return connection.execute(self._statement, values)
@@ -67,9 +67,9 @@ class Prepared:
         return connection.exec_driver_sql(text.sql, turned)
 
     def execute_many(self, connection: Connection, rows: Sequence[Values]) -> CursorResult[Any]:
-        """Execute it once for each row, which holds the values of its parameters."""
+        """Execute the statement once for each row of parameter values."""
         text = self._texts.get(connection.engine) or self._text(connection)
-        # An engine of the user's may have a driver that is slow at many rows, so that SQLAlchemy puts them together.
+        # The driver of a given engine may be slow at executemany(); SQLAlchemy then combines the rows.
         is_bulk = getattr(connection.dialect, "use_insertmanyvalues_wo_returning", False)
         if is_bulk or not text.is_for_driver or _SCHEMAS in connection.get_execution_options():
             return connection.execute(self._statement, rows)
@@ -82,20 +82,20 @@ class Prepared:
 
 @cache
 def prepared_insert(table: Table, columns: tuple[str, ...]) -> Prepared:
-    """The INSERT of those columns."""
+    """The INSERT of these columns."""
     return Prepared(insert(table).inline().values({name: parameter(table.c[name]) for name in columns}))
 
 
 _SCHEMAS = "schema_translate_map"
-"""An option of an engine of the user's that keeps the tables in another schema: its name is filled in each time."""
+"""An option of a given engine that maps the tables to another schema, whose name is filled in on each execution."""
 
 
 class _Text:
-    """A statement as an engine's driver takes it."""
+    """A statement in the form that an engine's driver takes."""
 
     def __init__(self, statement: UpdateBase, types: Mapping[str, Any], dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
-        # A constant's name is SQLAlchemy's own, and its value is not among those given.
+        # SQLAlchemy names the parameter of a constant itself, and the statement holds the value.
         self.is_for_driver = not dialect.positional and set(compiled.params) == types.keys()
         self.sql = str(compiled)
         self.converters = [
@@ -105,7 +105,7 @@ class _Text:
         ]
 
     def turned_rows(self, rows: Sequence[Values]) -> list[dict[str, Any]]:
-        """The rows as the driver takes them; what they have in common is turned into the driver's value once."""
+        """The rows as the driver takes them; a value that all rows share is converted once."""
         turned = [dict(row) for row in rows]
         for name, convert in self.converters:
             known: Any = None

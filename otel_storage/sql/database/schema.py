@@ -1,7 +1,7 @@
 """The tables.
 
 The four levels share their columns of state. Every record knows its execution, so that a run's records are found, and
-removed, without a join. Ids are never used again: a queued task could otherwise run another run's record.
+removed, without a join. Ids are never reused: otherwise a queued task could run a record of another run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK
 from otel_storage.sql.database.types import LongText, Status, UtcDateTime
 
 SCHEMA_VERSION = "0005"
-"""The migration that this version of the package works with."""
+"""The migration that this version of the package needs."""
 
 VERSION_TABLE = "otel_storage_schema_version"
 
@@ -39,7 +39,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite increments only what is declared INTEGER PRIMARY KEY, which has 64 bits there.
+# SQLite autoincrements only a column declared INTEGER PRIMARY KEY; its integers have 64 bits anyway.
 Id = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -52,37 +52,38 @@ def _parent(name: str, table: str) -> Column[int]:
 
 
 def _run() -> Column[int]:
-    """The execution: no foreign key, which every insert would pay for, where a record has a parent to guard it."""
+    """The execution's id. No foreign key, which would slow every insert down: the record's parent has one already."""
     return Column("execution_id", Id, nullable=False)
 
 
 def _source() -> Column[int]:
-    """The id of the record that this row is a copy of, where another storage is wrapped: spans are known by it."""
+    """The original's id, if the row is a copy of a wrapped storage's record; span ids are computed from this id."""
     return Column("source_id", Id, comment="the record's id in the storage it is a copy from; none: this is the record")
 
 
 def _copies() -> Index:
-    """Finds the copy of a record; the rows that are no copies are not in it, so that they do not pay for it."""
+    """Finds the copy of a record; a partial index, so that rows which are no copies cost nothing."""
     is_copy = text("source_id IS NOT NULL")
     return Index(None, "execution_id", "source_id", sqlite_where=is_copy, postgresql_where=is_copy)
 
 
 def _running(table: str) -> Index:
-    """Finds the records of a run that are RUNNING; others are not in it, where the engine has such indexes."""
+    """Finds the RUNNING records of a run; a partial index where the engine has them."""
     name = f"ix_{table}_running"
     is_running = text("status = 'RUNNING'")
     return Index(name, "status", "execution_id", "id", sqlite_where=is_running, postgresql_where=is_running)
 
 
 def _counted() -> Column[Any]:
-    """Whether the record is in the totals: a final one is added to them after its transition, not in it."""
+    """Whether the totals contain the record: a final record is added to them after its transition, not in it."""
     return Column("counted", Boolean, comment="whether a final record is in the totals; none: not yet")
 
 
 def _uncounted(table: str) -> Index:
-    """Finds what has ended and is to be counted, in that order; others are not in it, where an engine has such indexes.
+    """Finds ended records that are to be counted; a partial index where the engine has them.
 
-    The order is one that no other index has: PostgreSQL would take another as long as it thinks that all is uncounted.
+    No other index has these columns in this order. PostgreSQL would choose another index while its statistics say that
+    all records are uncounted.
     """
     name = f"ix_{table}_uncounted"
     has_ended = text("completed IS NOT NULL AND counted IS NULL")
@@ -90,7 +91,7 @@ def _uncounted(table: str) -> Index:
 
 
 def _state() -> list[Column[Any]]:
-    """The status, when it was reached and what was said; who reported RUNNING."""
+    """The status, when it was reported and with which message; the process that reported RUNNING."""
     columns: list[Column[Any]] = [
         Column("status", Status, nullable=False),
         Column("created", UtcDateTime, nullable=False),
@@ -106,7 +107,7 @@ def _state() -> list[Column[Any]]:
 
 
 def _span() -> list[Column[Any]]:
-    """What a parent's span is made from, stored before it is first sent: a later child changes no sent span."""
+    """The data of a parent's span, stored before it is first sent, so that a later child changes no sent span."""
     columns: list[Column[Any]] = [
         Column("span_start", UtcDateTime),
         Column("span_end", UtcDateTime),
@@ -116,7 +117,7 @@ def _span() -> list[Column[Any]]:
     return columns
 
 
-# By default MariaDB finds ids equal that differ in case, and with utf8mb4_bin in blanks at their end still.
+# MariaDB's default collation ignores case in ids, and utf8mb4_bin ignores trailing blanks.
 _OPTIONS: dict[str, Any] = {
     "sqlite_autoincrement": True,
     "mysql_engine": "InnoDB",

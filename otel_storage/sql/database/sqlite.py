@@ -1,4 +1,4 @@
-"""SQLite: one writer at a time, its lock taken at the beginning; times are text."""
+"""SQLite: one writer at a time, who takes the write lock when the transaction begins; times are stored as text."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ BUSY_TIMEOUT = 30.0
 
 _MENDS = {
     sqlite3.SQLITE_FULL: "make room on its disk",
-    # A quota and a limit on the size of files are such errors too.
+    # Exceeding a quota or a file size limit raises these errors too.
     sqlite3.SQLITE_IOERR: "check its disk, and the room, the quota and the limit on the size of files there",
 }
-"""By primary result codes."""
+"""What to do, by primary result code."""
 
 _NOT_WRITABLE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 
@@ -54,14 +54,14 @@ class SqlitePolicy(Policy):
     upgrades_itself = True
 
     def engine_options(self, url: URL, patience: float | None) -> dict[str, Any]:
-        """Connections that any thread may use, and parameters that are bound by name."""
+        """Connections that any thread may use, and named parameters."""
         options: dict[str, Any] = {
             "connect_args": {"timeout": patience or BUSY_TIMEOUT, "check_same_thread": False},
-            # As the other drivers have it: a prepared statement needs no order of its parameters.
+            # Named as with the other drivers, so that prepared statements need no order of their parameters.
             "paramstyle": "named",
         }
         if is_memory(url):
-            # The database lives in its one connection, which threads take turns to use.
+            # A database in memory lives in its only connection, which threads use by turns.
             options.update(poolclass=QueuePool, pool_size=1, max_overflow=0)
         return options
 
@@ -71,7 +71,7 @@ class SqlitePolicy(Policy):
 
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: object) -> None:
-            # The driver begins no transaction by itself: it would take the write lock too late.
+            # Do not let the driver begin transactions: it would take the write lock too late.
             connection.isolation_level = None
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
@@ -85,11 +85,11 @@ class SqlitePolicy(Policy):
         return True
 
     def must_be_asked(self, use: Use, *, is_tried: bool) -> bool:
-        """No file ends a connection."""
+        """No file closes a connection, so there is nothing to ping."""
         return False
 
     def transact(self, connection: Connection, work: Work[Result], use: Use, *, is_one_statement: bool) -> Result:
-        """Take the write lock first: a read lock cannot always be raised to one."""
+        """Take the write lock first: a read lock cannot always be upgraded."""
         if is_one_statement and use.commits_each:
             return work(connection)
         with connection.begin():
@@ -100,22 +100,22 @@ class SqlitePolicy(Policy):
             return work(connection)
 
     def migrate(self, connection: Connection, work: Work[Result], use: Use) -> Result:
-        """Take the write lock; where the driver begins transactions, with the first statement that writes."""
+        """Take the write lock; if the driver begins transactions, the first writing statement takes it."""
         with connection.begin():
             if use.commits_each or not _begins(connection):
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             return work(connection)
 
     def rest(self, seconds: float) -> None:
-        """Leave the lock alone for as long again: who waits for it looks for it now and then."""
+        """Leave the lock free for as long again, because other writers only poll for it."""
         time.sleep(seconds)
 
     def forbids_writing(self, error: BaseException | None) -> bool:
-        """The file or its folder may not be written: SQLite opened it for reading alone, or cannot open its journal."""
+        """Whether the file or its folder is read-only: SQLite opened the file read-only, or cannot open its journal."""
         return isinstance(error, DBAPIError) and _code(error.orig) in _NOT_WRITABLE
 
     def mend_of_full_disk(self, error: BaseException | None) -> str | None:
-        """By SQLite's result codes."""
+        """Decides by SQLite's result code."""
         code = _code(error)
         return None if code is None else _MENDS.get(code)
 
@@ -124,7 +124,7 @@ class SqlitePolicy(Policy):
         return "check that the folder exists and that the file may be written and is a SQLite database"
 
     def among(self, column: ColumnElement[int]) -> ColumnElement[bool]:
-        """All ids as one JSON: with a parameter for each, every length would be a statement of its own."""
+        """Pass all ids as one JSON text: with a parameter for each, every length would be another statement."""
         given = func.json_each(bindparam(IDS, type_=_JsonArray)).table_valued("value")
         return column.in_(select(given.c.value))
 
@@ -133,7 +133,7 @@ class SqlitePolicy(Policy):
         return begins_by_code_points(column, start)
 
     def insert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-        """The write lock gives the ids beforehand, which is quicker than asking for them back."""
+        """Compute the ids before the INSERT, which the write lock makes safe and which is quicker than RETURNING."""
         statement = "SELECT seq FROM sqlite_sequence WHERE name = ?"
         last = connection.exec_driver_sql(statement, (table.name,)).scalar() or 0
         set_ids(rows, range(last + 1, last + 1 + len(rows)))
@@ -144,12 +144,12 @@ class SqlitePolicy(Policy):
         return sqlite.insert(table).on_conflict_do_nothing()
 
     def time_type(self) -> TypeEngine[Any]:
-        """Text, under the name of a time's type."""
+        """Text, under the name of the time type."""
         return _TimeText()
 
 
 class _TimeText(UserDefinedType[datetime]):
-    """A time as text, written and read as UTC at once: times are most of what a statement with its values costs."""
+    """A time as text in UTC. Conversion is direct, because times are most of the cost of a statement's values."""
 
     cache_ok = True
 
@@ -158,11 +158,11 @@ class _TimeText(UserDefinedType[datetime]):
         return "DATETIME"
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
-        """Look the text up where it was made before, without a call of Python's."""
+        """Convert by a cache lookup in C, without a call of a Python function."""
         return _TEXTS.__getitem__
 
     def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
-        """The text as it stands in a statement."""
+        """The text as a literal of the statement."""
         return lambda moment: f"'{_TEXTS[moment]}'"
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
@@ -175,11 +175,10 @@ def _utc_from_text(text: str | None) -> datetime | None:
 
 
 class _Texts(dict[Any, Any]):
-    """The texts of times in UTC, always with six digits after the point: text is compared as text.
+    """A cache of the texts of UTC times, always with six decimals, because the database compares them as text.
 
-    Kept, as the time of one change goes into several columns, and the start of a process into each row that it works
-    on. Of times in UTC alone: in another zone two that are equal may be an hour apart, and differ in nothing but
-    ``fold``.
+    The cache pays: the time of one change goes into several columns, and a process's start into each row that it works
+    on. Only UTC times are cached: in another zone two equal times may be an hour apart and differ only in ``fold``.
     """
 
     _MOST = 256
@@ -212,13 +211,13 @@ class _JsonArray(TypeDecorator[Any]):
 
 
 def _begins(connection: Connection) -> bool:
-    """Whether the driver of a given engine, or its owner's event, begins transactions; on ours none does."""
+    """Whether the driver of a given engine, or an event of its owner, begins transactions; ours does not."""
     driver: Any = connection.connection.dbapi_connection
     return driver.isolation_level is not None or bool(driver.in_transaction)
 
 
 def _switch_to_wal(cursor: Any, timeout: float) -> None:
-    """Switch the file to WAL, waiting for others: SQLite says at once that it is busy, whatever ``busy_timeout`` is."""
+    """Switch the file to WAL, and retry while others use it: SQLite ignores ``busy_timeout`` here."""
     deadline = time.monotonic() + timeout
     while True:
         try:

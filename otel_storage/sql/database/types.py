@@ -1,4 +1,4 @@
-"""Column types that keep what they are given, on every engine, or refuse it."""
+"""Column types that store values unchanged on every engine, or refuse them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Status(TypeDecorator[PipelineTaskStatus]):
 
 
 class _Name(UserDefinedType[PipelineTaskStatus]):
-    """The name of a status; a type of the engine's own, so that SQLAlchemy puts nothing around what reads it."""
+    """The name of a status; a type without a Python class, so that SQLAlchemy adds no conversion of its own."""
 
     cache_ok = True
 
     def get_col_spec(self, **_: Any) -> str:
-        """The longest name has 16 characters."""
+        """The longest name of a status has 16 characters."""
         return "VARCHAR(16)"
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
@@ -57,11 +57,11 @@ class _Name(UserDefinedType[PipelineTaskStatus]):
         return _name_of
 
     def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
-        """The name as it stands in a statement."""
+        """The name as a literal of the statement."""
         return lambda status: f"'{status.value}'"
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], PipelineTaskStatus | None]:
-        """Give the status."""
+        """Return the status."""
         return _status_of
 
 

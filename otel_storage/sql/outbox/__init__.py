@@ -1,1 +1,1 @@
-"""References to final records whose spans are not acknowledged yet, and what is read for those spans."""
+"""References to final records whose spans are not acknowledged yet, and the data of those spans."""

@@ -1,4 +1,4 @@
-"""References to final records whose spans are not acknowledged yet, and the leases of those who send them."""
+"""References to final records whose spans are not acknowledged yet, and the leases of senders."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 _outbox = schema.outbox
 _CHUNK = 500
-"""References changed by one statement, and in one transaction where there may be many."""
+"""How many references one statement changes; also the most that one of several transactions changes."""
 
 _LOOK = 10_000
-"""References looked for at once, to be changed."""
+"""How many references are looked up at once, to be changed."""
 
 WAITING = "waiting"
 HELD = "held"
@@ -57,14 +57,14 @@ EXPIRED = "expired"
 
 
 class SqlOutbox:
-    """The outbox of a :class:`~otel_storage.sql.storage.SqlPipelineStorage`; see the protocol for what it promises."""
+    """The outbox of a :class:`~otel_storage.sql.storage.SqlPipelineStorage`; the protocol documents the methods."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self.senders = SqlSenders(database, clock)
         self._oldest: datetime | None = None
-        """No reference that is still to be sent is older than this; None if nobody has looked."""
+        """No unsent reference is older than this; None before the first look."""
 
     def claim_task_results(
         self, limit: int, lease: timedelta, due_by: datetime | None = None, *, newest_first: bool = False
@@ -86,7 +86,7 @@ class SqlOutbox:
         *,
         newest_first: bool = False,
     ) -> Claims:
-        """Claim references of runs that are due and have settled; the others are held, to be looked at later."""
+        """Claim references of due runs that have settled; hold the other due runs, to look at them later."""
         token, rows = self._claim(PIPELINE_EXECUTION, (WAITING, HELD), limit, lease, due_by, newest_first)
         if not rows:
             return Claims(token, (), 0)
@@ -100,7 +100,7 @@ class SqlOutbox:
         return self._claims(token, settled, found, looked_at=len(rows))
 
     def renew(self, token: str, reference_ids: Sequence[int], lease: timedelta) -> Collection[int]:
-        """Prolong the lease; returns those of the references that it is still on."""
+        """Prolong the lease; returns the references that this lease still holds."""
         statements = self._statements
         renewed = self._change_held(statements.renew, token, reference_ids, leased_until=self._clock() + lease)
         if renewed == len(reference_ids):
@@ -122,13 +122,13 @@ class SqlOutbox:
         self._change_held(self._statements.release, token, reference_ids, state=WAITING, due=due, error=error)
 
     def refuse(self, token: str, reference_ids: Sequence[int], *, error: str) -> None:
-        """Set references aside whose spans were refused for good."""
+        """Set references aside whose spans the endpoint refused for good."""
         self._change_held(self._statements.refuse, token, reference_ids, state=REFUSED, error=storable(error))
 
     def expire(self, max_age: timedelta) -> int:
         """Mark references older than ``max_age`` as expired; returns how many."""
         now = self._clock()
-        # To find that nothing is old takes a look at all there is.
+        # A full look at the outbox is needed to find that nothing is old, so its result is remembered.
         if self._oldest is not None and self._oldest >= now - max_age:
             return 0
         expired = 0
@@ -139,7 +139,7 @@ class SqlOutbox:
         return expired
 
     def hasten(self, *, held_only: bool = False, tried_only: bool = False) -> None:
-        """Make due now the runs that are held and, unless ``held_only``, all that is due later."""
+        """Make the held runs due now and, unless ``held_only``, all references that are due later."""
         now = self._clock()
         is_late = and_(_outbox.c.due > now, _is_free(now))
         if not held_only:
@@ -154,7 +154,7 @@ class SqlOutbox:
             return connection.execute(select(func.max(_outbox.c.id))).scalar() or 0
 
     def has_unsent(self, last_id: int, due_by: datetime, *, leased_too: bool = True) -> bool:
-        """Whether a reference up to ``last_id`` waits that was due by then or was sent in vain since."""
+        """Whether a reference up to ``last_id`` is still unsent that was due by then, or whose attempt failed since."""
         is_meant = or_(_outbox.c.due <= due_by, and_(_outbox.c.due.is_not(None), _outbox.c.attempts > 0))
         conditions = [_outbox.c.state == WAITING, _outbox.c.id <= last_id, is_meant]
         if not leased_too:
@@ -162,7 +162,7 @@ class SqlOutbox:
         return self._exists(and_(*conditions))
 
     def status(self) -> OutboxStatus:
-        """How many references there are, by what they wait for, and why."""
+        """How many references there are by their state, and the last reasons."""
         with self._database.read() as connection:
             fields = self._counts(connection)
             for name, state in (("error", WAITING), ("refusal", REFUSED), ("hold", HELD)):
@@ -176,7 +176,7 @@ class SqlOutbox:
         return OutboxStatus(**fields)
 
     def counts(self) -> OutboxCounts:
-        """How many references there are, by what they wait for."""
+        """How many references there are by their state."""
         with self._database.read() as connection:
             return OutboxCounts(**self._counts(connection))
 
@@ -212,9 +212,9 @@ class SqlOutbox:
         due_by = now if due_by is None else due_by
         statements = self._statements
         found = statements.newest_due if newest_first else statements.oldest_due
-        # A state at a time, which the index has in order: what has to be sorted is read, and on MariaDB locked, whole.
+        # One state at a time, in the order of the index: a sort would read, and on MariaDB lock, all rows.
         due = [{"state": state, "kind": kind, "due_by": due_by, "now": now} for state in states]
-        # A look without the write lock: an idle sender must not make writers wait.
+        # Look first without the write lock, so that an idle sender does not block writers.
         if not self._finds_any(statements.due, due):
             return token, ()
 
@@ -227,13 +227,13 @@ class SqlOutbox:
         return token, self._database.write(work)
 
     def _find_oldest(self, now: datetime) -> datetime:
-        """When the oldest reference was written that is still to be sent; now, if there is none."""
+        """When the oldest unsent reference was written; ``now`` if there is none."""
         with self._database.read() as connection:
             oldest: datetime | None = connection.execute(select(func.min(_outbox.c.created)).where(_IS_UNSENT)).scalar()
         return now if oldest is None else min(oldest, now)
 
     def _change(self, condition: ColumnElement[bool], **values: Any) -> int:
-        """Change the references that meet the condition until none is left; in transactions that let writers in."""
+        """Change all references that meet the condition, in short transactions that let other writers in."""
         found = select(_outbox.c.id).where(condition).limit(_LOOK)
         changed, before = 0, -1
         while changed > before:
@@ -241,7 +241,7 @@ class SqlOutbox:
             with self._database.read() as connection:
                 ids = connection.execute(found).scalars().all()
             for some in chunks(ids, _CHUNK):
-                # Found by their ids; what is asked again is whether a sender has come between.
+                # The ids meet the condition; check again only that no sender has claimed one meanwhile.
                 part = and_(_outbox.c.id.in_(some), _is_free(self._clock()))
                 changed += self._database.write_aside(update(_outbox).where(part).values(values))
         return changed
@@ -267,7 +267,7 @@ class SqlOutbox:
                 claims.append(Claim(reference_id, attempts, snapshot))
             else:
                 gone.append(reference_id)
-        # A record can be gone although its reference is there: a cleanup went between them.
+        # A cleanup may have removed a record between the claim and the reading: then drop its reference.
         if gone:
             self.settle(token, gone)
         return Claims(token, claims, len(rows) if looked_at is None else looked_at)
@@ -291,7 +291,7 @@ class SqlOutbox:
         return _statements(self._database.policy)
 
     def _change_held(self, statement: Executable, token: str, reference_ids: Sequence[int], **values: Any) -> int:
-        """Change, in one transaction, those of the references that the token still holds; returns how many."""
+        """Change, in one transaction, the references that the token still holds; returns their number."""
 
         def work(connection: Connection) -> int:
             parameters = {"of": token, **values}
@@ -304,16 +304,17 @@ class SqlOutbox:
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """What is executed for each claim: made once.
+    """The statements of a claim, which are made once.
 
-    The first three find references of a ``kind`` and a ``state`` that were due by a time, and are free ``now``; the
-    others are on the references of a claim, by their ids: all but ``lease`` on those that the token ``of`` holds.
+    The first three find references of a ``kind`` and a ``state`` that were due by a time and are free ``now``. The
+    others take the references of a claim by their ids; all but ``lease`` affect only references that the token ``of``
+    holds.
     """
 
     due: Executable
-    """Whether there is any."""
+    """Whether there is any such reference."""
     oldest_due: Executable
-    """Lock ``most`` of them, those that have been due for the longest."""
+    """Lock ``most`` of them, those that have been due the longest."""
     newest_due: Executable
     lease: Executable
     held: Executable
@@ -336,7 +337,7 @@ def _statements(policy: Policy) -> _Statements:
         select(_outbox.c.id, _outbox.c.record_id, _outbox.c.attempts, _outbox.c.due)
         .where(is_due)
         .limit(bindparam("most", type_=Integer))
-        # Lets senders work side by side; SQLite has none, but its write lock is held.
+        # SKIP LOCKED lets senders work side by side; SQLite has no such clause, but one write lock.
         .with_for_update(skip_locked=True)
     )
     has_id = policy.among(_outbox.c.id)
@@ -358,7 +359,7 @@ def _statements(policy: Policy) -> _Statements:
 def _locked(
     connection: Connection, found: Executable, due: Sequence[dict[str, Any]], limit: int, newest_first: bool
 ) -> Sequence[Any]:
-    """Lock the references that were due first, or last, of those that meet one of the conditions."""
+    """Lock the references that were due first (or last) among those that meet one of the conditions."""
     rows = [row for condition in due for row in connection.execute(found, {**condition, "most": limit}).all()]
     if len(due) == 1:
         return rows
@@ -366,12 +367,12 @@ def _locked(
 
 
 _IS_UNSENT = and_(_outbox.c.state.in_((WAITING, HELD)), _outbox.c.due.is_not(None))
-"""Whether the reference is of a final record, and still to be sent."""
+"""Whether the reference is of a final record and is still to be sent."""
 
 
 _FREE: dict[str, Any] = {"token": None, "leased_until": None}
 
 
 def _is_free(now: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
-    """Whether no lease is on the reference, or one that has run out."""
+    """Whether the reference has no lease, or its lease has expired."""
     return or_(_outbox.c.leased_until.is_(None), _outbox.c.leased_until < now)

@@ -1,11 +1,11 @@
 """Putting references of stored history back into the outbox, so that its spans are sent again.
 
-What a span is made from is stored with the records, so it is the same span, to the byte. A reference that is there
-already is not written again; one that was set aside waits again. It is done run by run, in transactions that let
-writers in; what is done twice is done no harm.
+A span's data is stored with the records, so a replayed span is identical, to the byte. A replay writes no reference
+that exists already, and revives one that was set aside. A replay goes run by run, in transactions that let other
+writers in, and may safely be repeated.
 
-References are due in the order in which final states were committed, and replayed ones must not go before those, which
-are yet to come: so they become due one after the other, ``rate`` in a second, among what is committed meanwhile.
+Senders send references in the order in which they become due. Replayed references must not delay the spans of new runs,
+so they become due one after the other, ``rate`` per second.
 """
 
 from __future__ import annotations
@@ -34,44 +34,44 @@ _RUNS = 500
 """How many runs are read at once."""
 
 _CHUNK = 1000
-"""How many task results, about, one transaction looks at: it holds SQLite's write lock."""
+"""About how many task results one transaction processes, because it holds SQLite's write lock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which runs: those that meet every condition that is given."""
+    """Selects the runs that meet every given condition."""
 
     execution_ids: Sequence[int] = ()
     pipeline_id: str | None = None
     since: datetime | None = None
-    """Built then or later."""
+    """Built at this time or later."""
     until: datetime | None = None
-    """Built before."""
+    """Built before this time."""
     after: int = 0
-    """Their executions' ids are greater than this."""
+    """The executions' ids are greater than this."""
 
 
 @dataclass(slots=True)
 class ReplayReport:
-    """What a replay came to so far."""
+    """The progress of a replay."""
 
     runs: int = 0
-    """Runs whose references were looked at."""
+    """Runs whose references were processed."""
     untraced: int = 0
-    """Runs that were built without telemetry, or not sampled: they have no spans."""
+    """Runs without spans: they were built without telemetry, or are not sampled."""
     written: int = 0
     """References that were written."""
     revived: int = 0
-    """References that were refused or expired, and wait again."""
+    """References that were refused or expired, and are to be sent again."""
     waiting: int = 0
-    """References that were there, and are yet to be sent."""
+    """References that existed already, and are still to be sent."""
     cursor: int = 0
-    """The execution of the last run that is done."""
+    """The execution id of the last run that is done."""
     due: datetime | None = None
-    """When the last of those written and revived is due."""
+    """When the last written or revived reference is due."""
 
     def add(self, put: _Put) -> None:
-        """Count what a transaction did."""
+        """Add the numbers of one transaction."""
         self.written += len(put.new)
         self.revived += len(put.revived)
         self.waiting += put.waiting
@@ -80,12 +80,12 @@ class ReplayReport:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one transaction looks at."""
+    """The records that one transaction processes."""
 
     ids: Sequence[int]
-    """Executions: one only, if ``between`` is given."""
+    """The execution ids; a single one if ``between`` is given."""
     between: tuple[int, int] | None = None
-    """Of the task results of a run that has many, those whose ids are greater than the first and up to the second."""
+    """For a run with many task results: the range of their ids, without the first and including the second."""
 
 
 @dataclass(slots=True)
@@ -102,11 +102,11 @@ class Replay:
     """Puts the references of runs back into the outbox.
 
     Args:
-        database: Where they are.
+        database: The database with the records and the outbox.
         clock: Gives the time now, aware and in UTC.
-        selection: Which runs.
+        selection: Selects the runs.
         rate: How many references become due in a second; 0 makes all due at once.
-        dry_run: Count them alone.
+        dry_run: Only count, and write nothing.
     """
 
     def __init__(
@@ -126,14 +126,14 @@ class Replay:
         self._begin = clock()
 
     def count(self) -> int:
-        """How many runs there are to be looked at."""
+        """How many runs are to be processed."""
         table = schema.pipeline_execution
         conditions = [table.c.id > self._selection.after, *self._wanted(), *self._built(table.c.created)]
         with self._database.read() as connection:
             return int(connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one())
 
     def run(self) -> Iterator[ReplayReport]:
-        """Put them back; gives the report after each transaction, so that it can be stopped after any."""
+        """Write the references; yields the report after each transaction, so that the caller can stop after any."""
         for page in self._pages():
             traced = [row for row in page if is_sampled(load_json(row.trace))]
             self.report.untraced += len(page) - len(traced)
@@ -156,7 +156,7 @@ class Replay:
                 first, last = connection.execute(statement).one()
             if first is None:
                 return
-            # An index of the times would be read, and sorted, for every page again: it is kept from being chosen.
+            # coalesce() keeps engines from the index of the times, which they would read and sort again for every page.
             created = func.coalesce(table.c.created, table.c.created)
             conditions += [table.c.id >= first, table.c.id <= last, *self._built(created)]
         cursor = self._selection.after
@@ -187,7 +187,7 @@ class Replay:
         return conditions
 
     def _put_batch(self, batch: Sequence[Any]) -> Iterator[_Put]:
-        """The references of the runs, in one transaction, or in several if it is one run with many task results."""
+        """Write the references of the runs: in one transaction, or in several for one run with many task results."""
         part: _Part | None = _Part([row.id for row in batch])
         if sum(row.task_result_count for row in batch) >= _CHUNK:
             part = self._first_part(batch[0].id)
@@ -211,7 +211,7 @@ class Replay:
         lock = select(table.c.id).where(table.c.id.in_(part.ids)).order_by(table.c.id).with_for_update()
 
         def work(connection: Connection) -> tuple[_Put, _Part | None]:
-            # Another replay of these runs waits, and finds what this one has written.
+            # Lock the runs: another replay of the same runs waits here, and then finds the references written here.
             connection.execute(lock).all()
             put, rest = self._plan(connection, part)
             if put.new:
@@ -223,7 +223,7 @@ class Replay:
         return self._database.write(work)
 
     def _plan(self, connection: Connection, part: _Part) -> tuple[_Put, _Part | None]:
-        """What is to be put for the part, and the one that follows it."""
+        """The references to write for the part, and the next part."""
         results, last = _final_results(connection, part)
         rest = None
         if part.between is not None and last is not None:
@@ -246,7 +246,7 @@ class Replay:
             position += 1
             due = put.last_due = self._begin + timedelta(seconds=position / self._rate if self._rate else 0)
             if there is None:
-                # Its age counts from there, too: a slow replay must not expire before it is due.
+                # Expiry counts from this time too, so a reference of a slow replay does not expire before it is due.
                 put.new.append(reference(kind, record_id, execution_id, due))
             else:
                 put.revived.append({"reference_id": there.id, "at": due})
@@ -272,7 +272,7 @@ _REVIVE = (
 
 
 def _batches(runs: Iterable[Any]) -> Iterator[Sequence[Any]]:
-    """Runs that share a transaction; one with many task results goes alone."""
+    """Groups of runs that share a transaction; a run with many task results has its own."""
     batch: list[Any] = []
     size = 0
     for row in runs:
@@ -286,21 +286,21 @@ def _batches(runs: Iterable[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _final_results(connection: Connection, part: _Part) -> tuple[Sequence[Any], int | None]:
-    """The task results that are final, and of a run in parts the id to go on after; None: these were the last."""
+    """The final task results; for a run in parts also the id to continue after, None after the last part."""
     table = schema.task_result
     statement = select(table.c.id, table.c.execution_id, table.c.status).order_by(table.c.id)
     if part.between is None:
         of_runs = statement.where(table.c.execution_id.in_(part.ids), table.c.status.in_(FINAL))
         return connection.execute(of_runs).all(), None
     after, last = part.between
-    # By id alone, as they were inserted together: an index by runs would be read, and sorted, for every part again.
+    # Select by id only, as a run's rows have adjacent ids: the index of runs would be read and sorted for every part.
     rows = connection.execute(statement.where(table.c.id > after, table.c.id <= last).limit(_CHUNK)).all()
     results = [row for row in rows if row.execution_id == part.ids[0] and row.status in FINAL]
     return results, rows[-1].id if len(rows) == _CHUNK else None
 
 
 def _known(connection: Connection, part: _Part) -> dict[tuple[str, int], Any]:
-    """The references that the runs have, by kind and record; of a run in parts, those of this part and its parents."""
+    """The existing references by kind and record; for a run in parts, those of this part and of the run."""
     table = schema.outbox
     statement = select(table.c.id, table.c.kind, table.c.record_id, table.c.state)
     statements = [statement.where(table.c.execution_id.in_(part.ids))]
@@ -315,14 +315,14 @@ def _known(connection: Connection, part: _Part) -> dict[tuple[str, int], Any]:
 
 
 def _final_runs(connection: Connection, ids: Sequence[int]) -> set[int]:
-    """Those of the runs whose parents' spans can be made, or will be as of any run that is final."""
+    """The runs that are final, or whose parent spans were made already: their parent levels get a reference."""
     table = schema.pipeline_execution
     statement = select(table.c.id, table.c.status, table.c.span_end).where(table.c.id.in_(ids))
     return {row.id for row in connection.execute(statement) if row.status in FINAL or row.span_end is not None}
 
 
 def _with_parents(wanted: Iterable[tuple[str, int, int]], runs: set[int]) -> list[tuple[str, int, int]]:
-    """The references of task results, and after those of each run that of its parents."""
+    """The references of task results; after those of each run, the reference of its parent levels."""
     by_run: dict[int, list[tuple[str, int, int]]] = {}
     for each in wanted:
         by_run.setdefault(each[2], []).append(each)

@@ -1,4 +1,4 @@
-"""The processes that send spans, and when each was last heard of."""
+"""The processes that send spans, and when each last wrote its row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _sender = schema.sender
 
 
 class SqlSenders:
-    """The senders of a :class:`.references.SqlOutbox`; see the protocol for what it promises."""
+    """The senders of a :class:`.references.SqlOutbox`; the protocol documents the methods."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -31,7 +31,7 @@ class SqlSenders:
     def seen(
         self, token: str, *, is_watching: bool, sent: datetime | None, failed: datetime | None, error: str
     ) -> None:
-        """Store what the process says of itself, under its token."""
+        """Store the process's report under its token."""
         worker = this_worker()
         values = {
             "host": worker.host,
@@ -44,31 +44,31 @@ class SqlSenders:
         }
 
         def work(connection: Connection) -> None:
-            # No other process has the token, so that nobody else can insert it between the two statements.
+            # No other process has this token, so no other process inserts the row between UPDATE and INSERT.
             if not connection.execute(update(_sender).where(_sender.c.token == token).values(**values)).rowcount:
                 connection.execute(insert(_sender).inline(), {"token": token, **values})
 
         self._database.write(work)
 
     def forget(self, age: timedelta) -> int:
-        """Remove the rows of those that were not heard of for so long; returns how many."""
+        """Remove the senders that have not reported for this long; returns their number."""
         statement = delete(_sender).where(_sender.c.seen < self._clock() - age)
         return self._database.write(lambda connection: connection.execute(statement).rowcount)
 
     def latest(self, limit: int) -> Sequence[SeenSender]:
-        """Those that were heard of last, newest first."""
+        """The senders that reported last, newest first."""
         return self._select(select(_sender).order_by(_sender.c.seen.desc(), _sender.c.id.desc()).limit(limit))
 
     def last_watching(self) -> SeenSender | None:
-        """The one that watches and was heard of last."""
+        """The watching sender that reported last."""
         return self._first(select(_sender).where(_sender.c.is_watching).order_by(_sender.c.seen.desc()))
 
     def last_success(self) -> SeenSender | None:
-        """The one whose spans were accepted last."""
+        """The sender whose spans were accepted last."""
         return self._first(select(_sender).where(_sender.c.sent.is_not(None)).order_by(_sender.c.sent.desc()))
 
     def last_failure(self) -> SeenSender | None:
-        """The one that sent in vain last."""
+        """The sender whose attempt failed last."""
         return self._first(select(_sender).where(_sender.c.failed.is_not(None)).order_by(_sender.c.failed.desc()))
 
     def _first(self, statement: Select[Any]) -> SeenSender | None:

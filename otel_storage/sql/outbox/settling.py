@@ -1,7 +1,7 @@
-"""When the three parent levels of a run may leave, and what their spans are made from.
+"""Decides when the spans of a run's three parent levels may be sent, and stores the data of these spans.
 
-When they may leave, :meth:`otel_storage.ports.outbox.Outbox.claim_runs` says; what they are made from,
-:func:`otel_storage.ports.extents.extent`.
+:meth:`otel_storage.ports.outbox.Outbox.claim_runs` has the rule when, :func:`otel_storage.ports.extents.extent` the
+rule for the data.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Level:
     started: datetime | None
     completed: datetime | None
     extent: Extent = field(init=False)
-    """What its span is made from, once that has been found."""
+    """The extent that the record's span is made from, once that is computed."""
 
     def complete(self, kind: str, below: Collection[Extent]) -> Extent:
         self.extent = found = extent(kind, self.status, self.started, self.completed, below)
@@ -57,7 +57,7 @@ class _Results:
 
     numbers: dict[PipelineTaskStatus, int] = field(default_factory=lambda: defaultdict(int))
     extents: dict[int, list[Extent]] = field(default_factory=lambda: defaultdict(list))
-    """What they come to, by task execution: one extent for each status."""
+    """The extents of the results by task execution, one for each status."""
     last_change: datetime | None = None
 
 
@@ -70,7 +70,7 @@ class _Run:
     last_change: datetime
 
     def complete(self) -> None:
-        """Find what the spans of the levels are made from, from the bottom up."""
+        """Compute the extents of the levels, from the bottom up."""
         below: dict[int, list[Extent]] = {level.id: [] for level in self.pipeline_results}
         results = self.results.extents
         for level in self.task_executions:
@@ -80,7 +80,7 @@ class _Run:
 
 
 def settle(connection: Connection, execution_ids: Sequence[int], rule: Settling, now: datetime) -> dict[int, Hold]:
-    """Store what the parents' spans are made from, for the runs that have settled; returns why the others have not."""
+    """Store the data of the parents' spans of settled runs; returns why the other runs have not settled."""
     runs = _read(connection, _unsettled(connection, execution_ids))
     unsent = _unsent(connection, execution_ids)
     holds = {
@@ -99,7 +99,7 @@ def settle(connection: Connection, execution_ids: Sequence[int], rule: Settling,
 
 
 def _unsettled(connection: Connection, execution_ids: Sequence[int], *, locked: bool = False) -> list[int]:
-    """Those of the runs that have not settled yet; ``locked`` keeps others from settling them."""
+    """The runs that have not settled yet; ``locked`` keeps other processes from settling them."""
     table = schema.pipeline_execution
     statement = select(table.c.id).where(table.c.id.in_(execution_ids), table.c.span_end.is_(None)).order_by(table.c.id)
     return list(connection.execute(statement.with_for_update() if locked else statement).scalars())
@@ -109,7 +109,7 @@ def _hold(run: _Run, rule: Settling, now: datetime) -> Hold | None:
     quiet = now - run.last_change
     running = run.results.numbers[PipelineTaskStatus.RUNNING]
     pending = run.results.numbers[PipelineTaskStatus.PENDING]
-    # Their own final report comes just after that of their last task result.
+    # A pipeline result is reported final just after its last task result, so wait a little for that.
     unfinished = sum(level.status is PipelineTaskStatus.RUNNING for level in run.pipeline_results)
     if running and quiet < rule.after:
         until, reason = run.last_change + rule.after, f"{running} task results are RUNNING"
@@ -121,7 +121,7 @@ def _hold(run: _Run, rule: Settling, now: datetime) -> Hold | None:
         until, reason = run.last_change + rule.quiet, f"{unfinished} pipeline results are RUNNING"
     else:
         return None
-    # Something may happen before: the longer nothing has, the rarer is the look.
+    # Look again before the deadline, in case the run changes; the longer it was quiet, the later.
     return Hold(min(until, now + min(max(quiet / 2, _SHORTEST_HOLD), _LONGEST_HOLD)), reason)
 
 
@@ -148,7 +148,7 @@ def _read(connection: Connection, execution_ids: Sequence[int]) -> list[_Run]:
 def _levels(
     connection: Connection, table: Any, parent: str, execution_ids: Sequence[int]
 ) -> dict[int, list[tuple[_Level, datetime]]]:
-    """The parents of one kind, by execution, and when each changed last."""
+    """The parents of one kind by execution, with the time of each one's last change."""
     run = table.c.id if table is schema.pipeline_execution else table.c.execution_id
     columns = (table.c.id, run.label("run"), table.c[parent].label("parent"))
     statement = select(*columns, table.c.status, table.c.created, table.c.started, table.c.completed).where(
@@ -162,7 +162,7 @@ def _levels(
 
 
 def _results(connection: Connection, execution_ids: Sequence[int]) -> dict[int, _Results]:
-    """The task results by run, counted and bounded in one query, so that its figures belong together."""
+    """The task results by run; one query counts them and reads their times, so that the figures are consistent."""
     table = schema.task_result
     is_final = table.c.status.in_(FINAL)
     statement = (
@@ -171,7 +171,7 @@ def _results(connection: Connection, execution_ids: Sequence[int]) -> dict[int, 
             table.c.task_execution_id,
             table.c.status,
             func.count().label("number"),
-            # As of one record, see ``extent()``.
+            # An extent of several records is computed like that of one, see ``extent()``.
             func.min(case((is_final, func.coalesce(table.c.started, table.c.completed)), else_=table.c.started)),
             func.max(table.c.started).label("started"),
             func.max(table.c.completed).label("completed"),
@@ -199,9 +199,9 @@ def _latest(moment: datetime, *others: datetime | None) -> datetime:
 
 
 def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, tuple[int, datetime]]:
-    """How many references of task results the runs still have, and when the first of them is due."""
+    """How many references of task results the runs still have, and when the first one is due."""
     outbox = schema.outbox
-    # No condition: SQLite would take the index of the states for it, and look at all there is.
+    # As CASE and not as a condition: SQLite would choose the index of the states, and read the whole outbox.
     is_unsent = and_(outbox.c.kind == TASK_RESULT, outbox.c.state == "waiting")
     statement = (
         select(
@@ -218,8 +218,8 @@ def _unsent(connection: Connection, execution_ids: Sequence[int]) -> dict[int, t
 def _store(connection: Connection, runs: Sequence[_Run]) -> None:
     if not runs:
         return
-    # From the top down, as transitions and a cleanup lock them. Of two senders, one that was so slow that its lease ran
-    # out, the first has its way: it may have sent spans of what it stored.
+    # Lock from the top down, as transitions and cleanups do. If the lease of a slow sender expired, two senders may
+    # settle one run: the first one wins, because it may have sent spans of what it stored.
     unsettled = set(_unsettled(connection, [run.execution.id for run in runs], locked=True))
     runs = [run for run in runs if run.execution.id in unsettled]
     for run in runs:
@@ -230,7 +230,7 @@ def _store(connection: Connection, runs: Sequence[_Run]) -> None:
 
 
 def _update(connection: Connection, table: Any, levels: Iterable[_Level]) -> None:
-    """Store what the levels' spans are made from, unless that has been done."""
+    """Store the data of the levels' spans, unless it is stored already."""
     rows = [
         {
             "record_id": level.id,

@@ -1,4 +1,4 @@
-"""Rows -> snapshots, in bulk: a query per level, however many references are sent at once."""
+"""Turns rows into snapshots, in bulk: one query per level for any number of references."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from otel_storage.sql.database.policies import policy_of
 from otel_storage.sql.database.policy import Policy
 from otel_storage.sql.database.values import load_json
 
-# What is read of each kind: what all have, what the parents have, and its own. Nothing else is: rows can be large.
+# The columns to read: those that all kinds have, those of the parents, and each kind's own. Rows can be large.
 _STATE = (
     *("id", "source_id", "status", "created", "started", "completed"),
     *("started_message", "completed_message", "worker_host", "worker_pid", "worker_started"),
@@ -40,7 +40,7 @@ _FAILURE = ("task_result_id", "type", "message", "stacktrace")
 
 
 def task_results(connection: Connection, ids: Sequence[int]) -> dict[int, TaskResultSnapshot]:
-    """The final task results of those ids, with their parents."""
+    """The final task results with these ids, and their parents."""
     rows = _rows(connection, schema.task_result, _TASK_RESULT, ids)
     failed = [row.id for row in rows if row.status in FAILED]
     failures = {
@@ -63,8 +63,8 @@ def task_results(connection: Connection, ids: Sequence[int]) -> dict[int, TaskRe
 
 
 def runs(connection: Connection, ids: Sequence[int]) -> dict[int, RunSnapshot]:
-    """The parent levels of the settled runs of those ids: the records that have a span."""
-    # Only their spans may carry what these hold, which can be large.
+    """The records of the parent levels that have a span, of the settled runs with these ids."""
+    # Read these columns, which can be large, only for the records whose spans carry them.
     rows = _rows(connection, schema.pipeline_execution, (*_EXECUTION, "input_data"), ids)
     executions = _executions(rows, with_input=True)
     ids = list(executions)
@@ -177,9 +177,9 @@ def _state(
     worker_pid: int,
     worker_started: datetime | None,
 ) -> dict[str, Any]:
-    """What all kinds have, of the columns in their order."""
+    """The columns that all kinds have, in their order."""
     return {
-        # Of a copy, the id in the storage that it is a copy from: spans are known by it.
+        # Span ids are computed from the id in the original storage, which a copy has as source_id.
         "id": id_ if source_id is None else source_id,
         "status": status,
         "created": created,
@@ -192,7 +192,7 @@ def _state(
 
 
 def _parent_state(row: Row[Any]) -> dict[str, Any]:
-    """The state as it was when the run settled: what changed later is not in a span that was sent, so in no other."""
+    """The state when the run settled: later changes are not in spans that were sent, so no span may have them."""
     state = _state(*row[: len(_STATE)])
     if row.span_status is not None:
         state["status"] = row.span_status

@@ -1,7 +1,7 @@
-"""What a row does in a change of state: a conditional update, and the reference to the span that follows from it.
+"""A change of state in the database: a conditional UPDATE, and the outbox reference that follows from it.
 
-Of several processes that report the same, one wins: the row says who. Only the winner stores its message and writes the
-reference for telemetry.
+If several processes report the same change, the UPDATE succeeds for one of them only. That one stores its message and
+writes the reference for telemetry.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def advance(
 
     Args:
         connection: In a transaction.
-        rows: Kind and id of each, parents first.
-        change: What is written in each row.
-        fields: What else is written in the last of them.
-        refers: Whether the statement on the last, a task result, writes the reference to it as well.
+        rows: Kind and id of each row, parents first.
+        change: The change that each row gets.
+        fields: Further columns of the last row.
+        refers: Whether the statement on the last row, a task result, also writes the reference to it.
 
     Returns:
         The rows that advanced.
@@ -142,17 +142,17 @@ def _update_statement(kind: str, status: PipelineTaskStatus) -> Update:
         )
     advancing = or_(*(columns.status == _literal(before) for before in PRECEDING[status]))
     statement = update(table).where(columns.id == parameter(columns.id, "record_id"), advancing).values(values)
-    # MariaDB might look the row up by its status, and deadlock with those who lock it by its id.
+    # MariaDB might look the row up by its status, and deadlock with a transaction that locks it by its id.
     return by_index(statement, table, "PRIMARY")
 
 
 def _literal(status: PipelineTaskStatus) -> ColumnElement[Any]:
-    """The status as it stands in a statement: a prepared one has no constants among its parameters."""
+    """The status as a literal, because a prepared statement takes no constants as parameters."""
     return literal_column(f"'{status.value}'")
 
 
 def _and_refer(statement: Update) -> Insert:
-    """The statement, with the reference to the task result that it changes."""
+    """The statement, extended by the INSERT of the reference to the task result that it changes."""
     table, outbox = schema.task_result, schema.outbox
     changed = statement.returning(table.c.id, table.c.execution_id).cte("changed")
     at = parameter(outbox.c.created, "at")
@@ -181,9 +181,9 @@ def write_references(
     is_traced: bool,
     is_referred: bool = False,
 ) -> bool:
-    """Write what telemetry needs of records, by kind and id, that advanced; whether a reference is due by it.
+    """Write the references and failures of records that advanced; returns whether a reference became due.
 
-    With ``is_referred`` there is the reference to the task result already.
+    With ``is_referred`` the reference to the task result exists already.
     """
     if change.status not in FINAL:
         return False
@@ -217,9 +217,8 @@ def _write_failure(connection: Connection, execution_id: int, task_result_id: in
 def _run_is_final(connection: Connection, execution_id: int, at: datetime) -> None:
     outbox = schema.outbox
     statement = select(outbox.c.id).where(outbox.c.execution_id == execution_id, outbox.c.kind == PIPELINE_EXECUTION)
-    # Looked up first and changed by its id: MariaDB would lock the run's other references too, which may be removed
-    # by their ids just now, and the two would deadlock. Its age counts from here: a run may take longer than
-    # references live.
+    # Look the row up first and change it by id: MariaDB would also lock the run's other references and deadlock with a
+    # sender that removes these by id. The reference's age counts from now, as a run may take longer than max_age.
     ids = connection.execute(statement).scalars().all()
     _MAKE_DUE.execute_many(connection, [{"reference_id": id_, "at": at} for id_ in ids])
 
@@ -231,7 +230,7 @@ def reference(
     created: datetime | ColumnElement[Any],
     due: bool = True,
 ) -> dict[str, Any]:
-    """The row of a new reference."""
+    """The values of a new reference's row."""
     return {
         "kind": kind,
         "record_id": record_id,

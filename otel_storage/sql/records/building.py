@@ -1,4 +1,4 @@
-"""Building a run: the pipeline is asked for everything first, then all rows are inserted in one transaction."""
+"""Builds a run: asks the pipeline for everything first, then inserts all rows in one transaction."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a run's rows are made from; nothing of the user's is called once it is there."""
+    """All data of a run's rows; once a plan exists, no code of the user is called."""
 
     execution: Row
     objects: Sequence[str | None]
@@ -56,7 +56,7 @@ def plan(
     build_all: bool,
     created: datetime,
 ) -> Plan:
-    """Ask the pipeline for all that is to be stored.
+    """Ask the pipeline for everything that the storage needs.
 
     Raises:
         InvalidInput: an id or a value cannot be stored.
@@ -72,7 +72,7 @@ def plan(
         execution.update(status=PipelineTaskStatus.CONFIG_ERROR, completed=created, completed_message=BADLY_CONFIGURED)
         return _counted(Plan(execution, (), (), _path(runner), _path(reporter)))
     objects = _objects(pipeline.get_iterator, pipeline.get_serializable_pipeline_object, "a pipeline object")
-    # A task's iterator takes no argument, so its objects are the same for every pipeline result.
+    # A task's iterator takes no arguments, so its objects are the same for every pipeline result.
     tasks = [_task(task) for task in (pipeline.tasks or {}).values()] if objects else []
     return _counted(Plan(execution, objects, tasks, _path(runner), _path(reporter)))
 
@@ -81,7 +81,7 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
     """Insert all rows of the plan in one transaction.
 
     Raises:
-        RunExists: there is a run of this id.
+        RunExists: a run with this id exists.
     """
     execution = {**plan.execution, "trace": trace}
     attempts = 0
@@ -89,7 +89,7 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
     def work(connection: Connection) -> Rows:
         nonlocal attempts
         attempts += 1
-        # An earlier attempt may have been committed although its answer was lost.
+        # An earlier attempt may have been committed even if its answer was lost.
         if attempts > 1 and (stored := _stored(connection, execution)) is not None:
             return stored
         rows = Rows([execution], *_children(connection, plan, execution))
@@ -106,7 +106,7 @@ def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool)
 
 
 def _stored(connection: Connection, execution: Row) -> Rows | None:
-    """The rows of the run if it is there just as it was to be built; None if it is not."""
+    """The rows of the run if it is stored exactly as planned; otherwise None."""
     table = schema.pipeline_execution
     row = connection.execute(select(table).where(table.c.run_id == execution["run_id"])).mappings().first()
     if row is None or (row["created"], row["trace"]) != (execution["created"], execution["trace"]):
@@ -133,7 +133,7 @@ def announce(records: IdentityMap, rows: Rows, reporter: Reporter) -> SqlPipelin
     task_executions = list(_records(records, SqlTaskExecution, rows.task_executions, by_id))
     _report(reporter, "report_task_execution", task_executions)
     by_id = {record.id: record for record in task_executions}
-    # There may be very many, so each lives no longer than the reporter wants it.
+    # There may be very many records, so keep none longer than the reporter does.
     _report(reporter, "report_task_result", _records(records, SqlTaskResult, rows.task_results, by_id))
     return execution
 
@@ -204,7 +204,7 @@ def _task(task: Any) -> _Task:
 
 
 def _config(config: Any) -> Any:
-    """The task's configuration as plain values: pydantic 2 gives what JSON can hold, pydantic 1 what there is."""
+    """The task's configuration as plain values: JSON values from pydantic 2, Python values from pydantic 1."""
     if config is None or isinstance(config, Mapping):
         return config
     if hasattr(config, "model_dump"):
@@ -245,7 +245,7 @@ def _records(
 
 
 def _report(reporter: Reporter, method: str, records: Iterable[SqlRecord]) -> None:
-    """Report PENDING through the host's method for the kind, which a reporter without the host need not have."""
+    """Report PENDING through the host's method for the kind, if the reporter has that method."""
     report = getattr(reporter, method, reporter.report_context_object)
     for record in records:
         report(record, PipelineTaskStatus.PENDING, record.waiting_message)

@@ -1,4 +1,4 @@
-"""Records that were read together: one object for each row, and what many of them want, read at once."""
+"""Records that were read together: one object per row, and one query for what many of them need."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _UNREAD = {
     *("span_start", "span_end", "span_status", "span_outcome"),
     *("worker_host", "worker_pid", "worker_started", "counted"),
 }
-"""Columns that are not the record's but its span's, its worker's and the totals'. A driver takes its time for each."""
+"""Columns of spans, workers and totals, which records do not read: a driver needs time for each column."""
 
-# A list of ids longer than this is asked for in parts: engines limit the parameters of a statement.
+# Engines limit the parameters of a statement, so a longer list of ids is split.
 _CHUNK = 1000
 
 
 class IdentityMap:
-    """Records that were read together: one object for each, parents shared with their children.
+    """Records that were read together: one object per row, so that children share their parents.
 
-    Reading a record again refreshes the object that is there.
+    Reading a record again refreshes the existing object.
     """
 
     def __init__(self, database: Database, clock: Clock, listener: StorageListener | None, message_limit: int) -> None:
@@ -45,11 +45,11 @@ class IdentityMap:
         self.listener = listener
         self.message_limit = message_limit
         self.has_zones = host.uses_time_zones()
-        """Whether records give aware times: found once, as Django takes as long to tell as a record to be asked."""
+        """Whether records return aware times; kept, because asking Django takes as long as a getter of a record."""
         self._records: WeakValueDictionary[tuple[str, int], SqlRecord] = WeakValueDictionary()
 
     def put(self, kind: type[Record], values: Row, parent: SqlRecord | None) -> Record:
-        """The record of the row, made or refreshed."""
+        """The record of the row, new or refreshed."""
         key = (kind.content_type_name, values["id"])
         known = self._records.get(key)
         if known is None:
@@ -60,7 +60,7 @@ class IdentityMap:
         return known  # type: ignore[return-value]  # the key holds the kind
 
     def put_together(self, kind: type[Record], rows: Sequence[Row], parents: Mapping[int, SqlRecord]) -> list[Record]:
-        """The records of rows that were read together: a batch; their parents are those given."""
+        """The records of rows that were read together (a batch), with the given parents."""
         records = [self.put(kind, row, parents.get(row.get(kind.parent_column, 0))) for row in rows]
         batch = Batch(self, kind, records)
         for record in records:
@@ -68,7 +68,7 @@ class IdentityMap:
         return records
 
     def find(self, kind: type[Record], id_: int) -> Record | None:
-        """The record, if there is an object of it."""
+        """The record, if its object exists."""
         return self._records.get((kind.content_type_name, id_))  # type: ignore[return-value]  # the key holds the kind
 
     def count(self, kind: type[SqlRecord], conditions: Sequence[ColumnElement[bool]]) -> int:
@@ -78,7 +78,7 @@ class IdentityMap:
             return int(connection.execute(statement).scalar_one())
 
     def get(self, kind: type[Record], column: str, value: object) -> Record | None:
-        """The one record whose column has the value, and its parents, in one query."""
+        """The one record whose column has the value, read with its parents in one query."""
         look_up = _look_up(kind, column)
         row = self.database.look_up(lambda connection: connection.execute(look_up.statement, {"value": value}).first())
         if row is None:
@@ -86,7 +86,7 @@ class IdentityMap:
         values = iter(row)
         record: SqlRecord | None = None
         for level, columns in look_up.levels:
-            # The row ends with the last level's columns, so that none is taken too many.
+            # The columns of the last level end the row, so zip() takes too many for no level.
             record = self.put(level, dict(zip(columns, values, strict=False)), record)
         return record  # type: ignore[return-value]  # the lineage ends with the kind
 
@@ -98,12 +98,12 @@ class IdentityMap:
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Row]:
-        """The rows that meet the conditions, in the order of their ids or against it."""
+        """The rows that meet the conditions, in the order of their ids or in reverse."""
         id_column = kind.table.c.id
         order = id_column.desc() if newest_first else id_column
         statement = _rows(kind).order_by(order)
         if offset:
-            # SQLite and MariaDB know no OFFSET without a LIMIT. What is skipped is skipped in an index: no row is read.
+            # SQLite and MariaDB need a LIMIT for an OFFSET. The subquery skips rows in an index, without reading them.
             limit = limit if limit is not None else 2**62
             page = select(id_column).where(*conditions).order_by(order).limit(limit).offset(offset).subquery()
             statement = statement.where(id_column.in_(select(page.c.id)))
@@ -121,14 +121,14 @@ class IdentityMap:
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Record]:
-        """The records that meet the conditions, with the parents that are not known yet: a query per level."""
+        """The records that meet the conditions; one query per level reads the parents that are not known yet."""
         rows = self.rows(kind, conditions, offset, limit, newest_first)
         parents = self._parents(kind, rows)
         if kind.parent_kind is not None:
-            # A row without its parent is one that a cleanup has just removed.
+            # A cleanup has just removed the parent of a row without one.
             rows = [row for row in rows if row[kind.parent_column] in parents]
         if limit == 1:
-            # One that is read by its index: its siblings are not here.
+            # A record that was read by index is no batch: its siblings were not read.
             return [self.put(kind, row, parents.get(row.get(kind.parent_column, 0))) for row in rows]
         return self.put_together(kind, rows, parents)
 
@@ -146,10 +146,10 @@ class IdentityMap:
 
 
 class Batch:
-    """Records that were listed together: what is below one of them, or its model object, is read with that of all.
+    """Records that were listed together: their children, and their model objects, are read together too.
 
-    The first to be asked for its children has those of all that still live read, and each of these keeps its own until
-    they are taken. A batch keeps no record alive.
+    When the first record is asked for its children, the children of all records that are alive are read, and each
+    record keeps its own until they are taken. A batch keeps no record alive.
     """
 
     def __init__(self, records: IdentityMap, kind: type[SqlRecord], listed: Sequence[SqlRecord]) -> None:
@@ -160,7 +160,7 @@ class Batch:
         self._ids = [record.id for record in listed]
 
     def read_children(self, kind: type[SqlRecord]) -> None:
-        """Read the children of all that are alive and whose children were not read yet."""
+        """Read the children of all live records whose children were not read yet."""
         parents = self._waiting()
         found = (row for condition in _below(kind, parents) for row in self._records.rows(kind, [condition]))
         rows = [row for row in found if row[kind.parent_column] in parents]
@@ -176,11 +176,11 @@ class Batch:
 
 
 def _below(kind: type[SqlRecord], parents: Mapping[int, SqlRecord]) -> Iterator[ColumnElement[bool]]:
-    """The conditions that give the children of the parents, and with them perhaps those of others of the same run."""
+    """The conditions that select the children of the parents, and possibly of other records of the same run."""
     parent_id = kind.table.c[kind.parent_column]
     runs = {parent.execution.id for parent in parents.values()}
     if len(parents) > _CHUNK and len(runs) == 1:
-        # A run's records got their ids together, so that one query serves however many there are.
+        # A run's records have adjacent ids, so one range condition serves any number of them.
         yield and_(kind.table.c.execution_id == runs.pop(), parent_id.between(min(parents), max(parents)))
         return
     for part in chunks(list(parents), _CHUNK):
@@ -188,13 +188,13 @@ def _below(kind: type[SqlRecord], parents: Mapping[int, SqlRecord]) -> Iterator[
 
 
 def _lineage(kind: type[SqlRecord]) -> tuple[type[SqlRecord], ...]:
-    """The kind and those above it, from the top down."""
+    """The kind and the kinds above it, from the top down."""
     above = () if kind.parent_kind is None else _lineage(kind.parent_kind)
     return (*above, kind)
 
 
 def _columns(kind: type[SqlRecord]) -> tuple[str, ...]:
-    # A record knows its execution by its parents.
+    # A record reaches its execution through its parents.
     unread = _UNREAD | ({"execution_id"} - {kind.parent_column})
     return tuple(column.name for column in kind.table.c if column.name not in unread)
 
@@ -205,14 +205,14 @@ def _rows(kind: type[SqlRecord]) -> Select[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _LookUp:
-    """How a record of a kind is read by one of its columns, with those above it.
+    """The statement that reads a record by one of its columns, with the records above it.
 
-    Made once for each: that takes several times as long as to read one.
+    Cached, because making the statement takes several times as long as reading a record.
     """
 
     statement: Select[Any]
     levels: Sequence[tuple[type[SqlRecord], Sequence[str]]]
-    """From the top down, and the columns of each, in the order of the row."""
+    """The kinds from the top down, and the columns of each, in the order of the row."""
 
 
 _look_ups: dict[tuple[str, str], _LookUp] = {}

@@ -118,7 +118,10 @@ class SqlTaskExecution(SqlParent, TaskExecution):
         return self.get_pipeline_result().serializable_pipeline_object
 
     def get_pipeline_object(self) -> Any:
-        """The object the pipeline instance was started with: that of the pipeline result, unless this is live."""
+        """The object the pipeline instance was started with.
+
+        Shared with the pipeline result unless this record is live.
+        """
         return super().get_pipeline_object() if self._is_live else self.get_pipeline_result().get_pipeline_object()
 
     def get_pipeline_result(self) -> SqlPipelineResult:
@@ -163,7 +166,10 @@ class SqlTaskResult(SqlRecord, TaskResult):
         return self.get_task_execution().serializable_pipeline_object
 
     def get_pipeline_object(self) -> Any:
-        """The object the pipeline instance was started with: that of the pipeline result, unless this is live."""
+        """The object the pipeline instance was started with.
+
+        Shared with the pipeline result unless this record is live.
+        """
         return super().get_pipeline_object() if self._is_live else self.get_task_execution().get_pipeline_object()
 
     @property

@@ -1,4 +1,4 @@
-"""A record that is backed by a row: what the four kinds have in common."""
+"""The base class of the four kinds of record: a record that is backed by a row."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class SqlRecord(PipelineStorageObject):
     parent_kind: ClassVar[type[SqlRecord] | None]
     parent_column: ClassVar[str] = ""
     object_column: ClassVar[str] = ""
-    """Where the object that the record was started with is stored; it is the attribute's name as well."""
+    """The column, and attribute, of the object that the record was started with."""
     waiting_message: ClassVar[str]
-    """What is reported with PENDING."""
+    """The message that is reported with PENDING."""
 
     def __init__(self, records: IdentityMap, row: dict[str, Any], parent: SqlRecord | None) -> None:
         self.records = records
-        """The records that were read together with this one."""
+        """The map of the records that were read together with this one."""
         self.row = row
-        """What is stored, as it was last read or written, whatever was set since."""
+        """The stored values as last read or written; setters do not change them before a save."""
         self.parent = parent
         """The record above this one."""
         self.run: SqlRecord | None = None if parent is None else parent.execution
-        """The run's execution, which is at the top; None of an execution itself, which would keep itself alive."""
+        """The run's execution; None in an execution itself, which would otherwise keep itself alive."""
         self.is_run_traced: bool | None = None
-        """Of an execution, whether its run is traced, once that was asked for."""
+        """Of an execution: whether its run is traced; None before the first question."""
         self._buffer: dict[str, Any] = {}
         self._parsed: dict[str, Any] = {}
         self._model_objects: dict[str, ModelObject] = {}
@@ -58,7 +58,7 @@ class SqlRecord(PipelineStorageObject):
 
     @property
     def execution(self) -> SqlRecord:
-        """The run's execution, which is at the top."""
+        """The run's execution."""
         return self if self.run is None else self.run
 
     @property
@@ -68,7 +68,7 @@ class SqlRecord(PipelineStorageObject):
 
     @property
     def source_id(self) -> int:
-        """The id that spans are known by: of a copy, that of the record in the storage it is a copy from."""
+        """The id that span ids are computed from: for a copy, the original's id in the wrapped storage."""
         source = self.row.get("source_id")
         return self.id if source is None else int(source)
 
@@ -145,7 +145,7 @@ class SqlRecord(PipelineStorageObject):
         return listener.trace_id(self.run_id) if listener is not None and self.is_traced else None
 
     def get_trace_url(self) -> str | None:
-        """Where people see the run's trace; None without a trace, or where that is not configured."""
+        """The address of the run's trace; None without a trace, or if no ``trace_url`` is configured."""
         listener = self.records.listener
         return listener.trace_url(self.run_id) if listener is not None and self.is_traced else None
 
@@ -158,7 +158,7 @@ class SqlRecord(PipelineStorageObject):
 
     @property
     def trace(self) -> dict[str, Any] | None:
-        """What was decided about the run's trace when it was built; None: no telemetry."""
+        """The decision about the run's trace from when the run was built; None without telemetry."""
         trace: dict[str, Any] | None = self.execution._json("trace")
         return trace
 
@@ -171,14 +171,14 @@ class SqlRecord(PipelineStorageObject):
     ) -> None:
         """Advance the status, and that of the parents, in one transaction; see the contract."""
         if not self._is_live:
-            # The task that runs now gets model objects of its own, as they are now.
+            # The task starts now, so it gets new model objects with their present state.
             self._is_live, self._model_objects = True, {}
         given: object = status
         known = STATUSES.get(given) if isinstance(given, (str, PipelineTaskStatus)) else None
         reporting.report(self, reporter, known or as_status(given), message, propagate)
 
     def apply(self, change: Change, fields: dict[str, Any] | None) -> None:
-        """Take on a change that was committed."""
+        """Take over a committed change."""
         moment = "started" if change.status is PipelineTaskStatus.RUNNING else "completed"
         self.row["status"] = change.status
         self.row[moment] = change.at
@@ -186,7 +186,7 @@ class SqlRecord(PipelineStorageObject):
         self.row.update(fields or {})
 
     def join(self, batch: Batch) -> None:
-        """Take note of what the record was listed with."""
+        """Remember the batch that the record was listed in."""
         text = self.row[self.object_column] if self.object_column else None
         if text is None or self._is_live or "model_name" not in text or not names_model_object(self._stored_object()):
             return
@@ -195,7 +195,7 @@ class SqlRecord(PipelineStorageObject):
             self._model_objects[self.object_column] = batch.model_objects.expect(self._stored_object())
 
     def refresh(self, values: dict[str, Any]) -> None:
-        """Take on what was read or written."""
+        """Take over the values that were read or written."""
         self.row.update(values)
 
     def save(self) -> None:
@@ -214,7 +214,7 @@ class SqlRecord(PipelineStorageObject):
         except (StatusConflict, RecordIsFinal, RecordDeleted):
             raise
         except Exception:
-            # The database failed: what was set can be saved again.
+            # The database failed: keep the values, so that they can be saved again.
             self._buffer = {**buffered, **self._buffer}
             raise
 
@@ -222,7 +222,7 @@ class SqlRecord(PipelineStorageObject):
         return self.parent
 
     def _deserialized(self, name: str, serializable_object: Any) -> Any:
-        """The object, loaded once: a live record's alone, another's together with those of its batch."""
+        """The object, loaded once: alone for a live record, otherwise together with those of the batch."""
         if not names_model_object(serializable_object):
             return serializable_object or None
         known = self._model_objects.get(name)
@@ -262,34 +262,34 @@ class SqlRecord(PipelineStorageObject):
 
 
 class SqlParent(SqlRecord):
-    """A record with others below it."""
+    """A record that has children."""
 
     def __init__(self, records: IdentityMap, values: dict[str, Any], parent: SqlRecord | None) -> None:
         super().__init__(records, values, parent)
         self.batch: Batch | None = None
-        """What the record was listed with; None if it was looked up alone, or once its children were taken."""
+        """The batch that the record was listed in; None after a look-up by id, or once its children were taken."""
         self.children_read: list[Any] | None = None
-        """Its children, where they were read with those of its batch and nobody has taken them yet."""
+        """Children that were read with the batch and not taken yet."""
         self._is_taken = False
 
     def join(self, batch: Batch) -> None:
-        """Take note of what the record was listed with, if its children were not taken yet."""
+        """Remember the batch, unless the record's children were taken already."""
         super().join(batch)
         if not self._is_taken:
             self.batch, self.children_read = batch, None
 
     def waits_for(self, batch: Batch) -> bool:
-        """Whether the record's children are to be read with those of the batch."""
+        """Whether the record's children are read together with the batch's."""
         return self.batch is batch and self.children_read is None
 
     def children_of_batch(self, kind: type[SqlRecord]) -> list[Any] | None:
-        """The children, read with those of the batch; None if they are to be read alone."""
+        """The children, read with the batch's; None if they must be read alone."""
         if self.children_read is None and self.batch is not None:
             self.batch.read_children(kind)
         return self.children_read
 
     def take_children(self) -> None:
-        """Let go of the children that were read with the batch's: from now on they are read alone, as they are then."""
+        """Forget the children that were read with the batch: from now on they are read alone and fresh."""
         self.batch, self.children_read, self._is_taken = None, None, True
 
     def _children(self, kind: type[Record]) -> SqlSequence[Record]:

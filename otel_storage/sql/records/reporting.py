@@ -1,6 +1,6 @@
-"""What a record does in a change of state: one transaction, parents first, then the report to the reporter.
+"""A record's change of state: one transaction, parents first, then the report to the reporter.
 
-Of several processes that report the same, one wins; only the winner reports.
+If several processes report the same change, only the one whose UPDATE succeeds tells the reporter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _NotAdvancing(Exception):
-    """The record's row is final already, or gone: the transaction is rolled back, so the parents stay as they are."""
+    """The record's row is final already, or gone; rolls the transaction back, so that the parents stay unchanged."""
 
 
 def report(
@@ -52,7 +52,7 @@ def report(
 
 
 def save(record: SqlRecord, fields: dict[str, Any]) -> None:
-    """Write the fields; a status among them takes the same conditional transition."""
+    """Write the fields; a status among them is written by the same conditional UPDATE."""
     status = fields.pop("status", None)
     if status is None:
         _write_fields(record, fields)
@@ -65,7 +65,7 @@ def save(record: SqlRecord, fields: dict[str, Any]) -> None:
 def advance(
     record: SqlRecord, change: Change, *, propagate: bool, fields: dict[str, Any] | None = None
 ) -> Sequence[SqlRecord]:
-    """Apply the change; returns the records that advanced, parents first: none if the record itself did not."""
+    """Apply the change; returns the records that advanced, parents first, and none if the record itself did not."""
     chain = {(link.content_type_name, link.row["id"]): link for link in _chain(record, change.status, propagate)}
     if not chain:
         return ()
@@ -73,7 +73,7 @@ def advance(
     database, execution = record.records.database, record.run or record
     is_traced = execution.is_run_traced if execution.is_run_traced is not None else record.is_traced
     is_final_result = rows[-1][0] == TASK_RESULT and change.status in FINAL
-    # One round trip to the server is all that the change takes then.
+    # Then the change takes a single round trip to the server.
     refers = is_traced and not fields and is_final_result and database.policy.refers_at_once
     won: list[tuple[str, int]] = []
     is_repeated = False
@@ -83,7 +83,7 @@ def advance(
         was_tried, is_repeated = is_repeated, True
         won = transitions.advance(connection, rows, change, fields, refers=refers)
         if was_tried and len(won) < len(rows):
-            # An earlier attempt may have been committed although its answer was lost: then all was done by it.
+            # An earlier attempt may have been committed even if its answer was lost: then it has made the whole change.
             lost = rows[-1] not in won
             won = [row for row in rows if row in won or transitions.holds(connection, *row, change)]
             if lost and rows[-1] in won:
@@ -111,7 +111,7 @@ def advance(
 
 
 def refresh(records: Sequence[SqlRecord]) -> None:
-    """Read the state of records again that another process was quicker to change."""
+    """Read the state of records again that another process changed first."""
     with records[0].records.database.read() as connection:
         for record in records:
             table = record.table
@@ -124,7 +124,7 @@ _STATE = ("status", "started", "completed", "started_message", "completed_messag
 
 
 def _chain(record: SqlRecord, status: PipelineTaskStatus, propagate: bool) -> list[SqlRecord]:
-    """The records to advance, parents first: up to the first that is known not to advance."""
+    """The records to advance, parents first, without those that are known not to advance."""
     chain: list[SqlRecord] = []
     link: SqlRecord | None = record
     before = PRECEDING[status]
@@ -135,7 +135,7 @@ def _chain(record: SqlRecord, status: PipelineTaskStatus, propagate: bool) -> li
 
 
 def _is_one_statement(kind: str, change: Change, *, is_referred: bool) -> bool:
-    """Whether the change of one record takes no more than the UPDATE of its row."""
+    """Whether one UPDATE of the record's row makes the whole change."""
     if change.status not in FINAL:
         return True
     return change.failure is None and not (is_referred and kind in (TASK_RESULT, PIPELINE_EXECUTION))

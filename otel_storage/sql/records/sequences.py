@@ -1,4 +1,4 @@
-"""Records read when first needed."""
+"""Sequences of records that are read on first use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Record = TypeVar("Record", bound="SqlRecord", covariant=True)
 
 
 class SqlSequence(Generic[Record]):
-    """The records of one kind that meet the conditions, in the order of their ids or against it.
+    """The records of one kind that meet the conditions, in the order of their ids or in reverse.
 
-    Nothing is read before it is needed: ``len()`` and ``count()`` are a COUNT, an index or a slice reads its records
-    alone. Iterating reads all of them once; from then on nothing is read again.
+    Records are read on first use: ``len()`` and ``count()`` execute a COUNT, an index or a slice reads only its
+    records. Iterating reads all records once, and later uses read nothing.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SqlSequence(Generic[Record]):
 
 
 class RunSequence(SqlSequence["SqlPipelineExecution"]):
-    """All executions, or those of one pipeline, newest first; how many there are is told however many there are."""
+    """All executions, or those of one pipeline, newest first; totals make counting any number of them quick."""
 
     def __init__(self, records: IdentityMap, kind: type[SqlPipelineExecution], pipeline_id: str | None = None) -> None:
         conditions = [] if pipeline_id is None else [kind.table.c.pipeline_id == pipeline_id]
@@ -120,9 +120,9 @@ class RunSequence(SqlSequence["SqlPipelineExecution"]):
 
 
 class ChildSequence(SqlSequence[Record]):
-    """The children of a record: where it was listed with others, they are read with those of the others.
+    """The children of a record; if the record was listed in a batch, all children of the batch are read together.
 
-    The first sequence to read records takes them; a length is told without taking them.
+    The first sequence that reads records takes them; ``len()`` does not take them.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class ChildSequence(SqlSequence[Record]):
 
 
 class EmptySequence(SqlSequence[Record]):
-    """No records: what a condition that no record can meet gives, without a query."""
+    """An empty sequence that needs no query, for a condition that no record can meet."""
 
     def _read(self, _offset: int, _limit: int | None) -> list[Record]:
         return []

@@ -1,1 +1,1 @@
-"""What is done beside the runs: reaping, cleanup, copies of a wrapped storage's runs."""
+"""Maintenance beside the runs: reaping, cleanup, and copies of a wrapped storage's runs."""

@@ -1,4 +1,4 @@
-"""Removing runs, in transactions that let writers in."""
+"""Removes runs, in transactions that let other writers in."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from otel_storage.sql.database.engine import Database
 
 CHUNK = 500
-"""How many runs are removed in one transaction at most: it holds SQLite's write lock."""
+"""The most runs that one transaction removes, because it holds SQLite's write lock."""
 
 RESULTS = 2_500
-"""How many task results are removed in one transaction, unless one run has more."""
+"""The most task results that one transaction removes, unless a single run has more."""
 
 Removed = tuple[list[str], int]
-"""The ids of the runs that were removed, and how many references to unsent spans went with them."""
+"""The ids of the removed runs, and the number of references to unsent spans that were removed with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _waits() -> ColumnElement[bool]:
 
 
 def copies(connection: Connection, run_ids: Sequence[str]) -> list[list[int]]:
-    """The ids of the copies of the runs, which are :data:`CHUNK` at most, in such parts."""
+    """The ids of the copies of the runs (at most :data:`CHUNK` runs), grouped in the same way."""
     table = schema.pipeline_execution
     return _parts(connection, [table.c.run_id.in_(run_ids), table.c.source_id.is_not(None)])
 
@@ -120,7 +120,7 @@ def _parts(connection: Connection, conditions: Sequence[ColumnElement[bool]]) ->
 
 
 def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed:
-    """Remove the runs that are still there."""
+    """Remove those of the runs that still exist."""
     runs = connection.execute(_locked_runs(policy_of(connection)), {IDS: ids}).all()
     if not runs:
         return [], 0
@@ -131,12 +131,12 @@ def remove(connection: Connection, ids: Sequence[int], now: datetime) -> Removed
     return [run.run_id for run in runs], references
 
 
-# Made once: SQLAlchemy takes as long to make a statement as SQLite to execute it.
+# Cached: SQLAlchemy needs as long to make a statement as SQLite to execute it.
 
 
 @lru_cache
 def _locked_runs(policy: Policy) -> Select[Any]:
-    """Of runs what the totals need; locked from the top down, as a transition locks them."""
+    """Read and lock the runs, with the columns that totals need; from the top down, as a transition locks."""
     table = schema.pipeline_execution
     columns = (table.c[name] for name in ("id", "run_id", "pipeline_id", "status", "started", "completed", "counted"))
     return select(*columns, counting.MESSAGE).where(policy.among(table.c.id)).order_by(table.c.id).with_for_update()
@@ -144,7 +144,7 @@ def _locked_runs(policy: Policy) -> Select[Any]:
 
 @lru_cache
 def _locked_results(policy: Policy) -> Select[Any]:
-    """The task results of runs that are not counted, those that are being counted just now among them."""
+    """Lock the runs' uncounted task results, including those that another process is counting now."""
     table = schema.task_result
     are_uncounted = and_(table.c.counted.is_(None), policy.among(table.c.execution_id))
     return select(table.c.id).where(are_uncounted).order_by(table.c.id).with_for_update()
@@ -152,7 +152,7 @@ def _locked_results(policy: Policy) -> Select[Any]:
 
 @lru_cache
 def _deletes(policy: Policy) -> list[Delete]:
-    """Of the rows of runs: of their references first, and of children before their parents."""
+    """The DELETE statements of runs: first the references, then children before their parents."""
     run = schema.pipeline_execution
     tables = (schema.outbox, schema.failure, schema.task_result, schema.task_execution, schema.pipeline_result)
     columns = [*(table.c.execution_id for table in tables), run.c.id]
@@ -160,14 +160,14 @@ def _deletes(policy: Policy) -> list[Delete]:
 
 
 def _additions(connection: Connection, runs: Sequence[Any]) -> Additions:
-    """What is added to the totals before the runs go: all of them that is final and not counted, and that they go."""
+    """The additions to the totals: final records that are not counted yet, and the removal of the runs."""
     additions: Additions = defaultdict(Addition)
     uncounted = [run.id for run in runs if run.status in FINAL and run.counted is None]
     if uncounted:
         counting.tally(connection, schema.pipeline_execution, schema.pipeline_execution.c.id.in_(uncounted), additions)
     results = schema.task_result
     ids = [run.id for run in runs]
-    # Those that are being counted just now are waited for, and those that are not final stay so.
+    # Wait for records that another process is counting now. Records that are not final are not counted.
     if connection.execute(_locked_results(policy_of(connection)), {IDS: ids}).first() is not None:
         condition = and_(counting.is_uncounted(results), results.c.execution_id.in_(ids))
         counting.tally(connection, results, condition, additions)

@@ -1,4 +1,4 @@
-"""Closing records whose process is gone, by the same report that their process would have made."""
+"""Closes records whose process is gone, by the same report that the process would have made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUNTIME_ERROR = PipelineTaskStatus.RUNTIME_ERROR
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a record that was to be closed."""
+    """The result for one record that was to be closed."""
 
     name: Literal["closed", "final", "removed", "failed"]
     """closed; final or gone meanwhile; removed, as the copy of a run that is no longer stored; failed."""
@@ -35,7 +35,7 @@ class Outcome:
 
 
 class Tables(Protocol):
-    """What is asked of the storage whose tables hold the records."""
+    """The look-ups of the storage whose tables hold the records."""
 
     database: Database
     clock: Clock
@@ -58,9 +58,9 @@ class Closing:
     """Closes records as RUNTIME_ERROR, with their parents as a failure does, unless they are final meanwhile.
 
     Args:
-        records: The storage whose tables hold them.
-        originals: The storage that copies in them are copies from; None where it is not at hand.
-        reporter: Is told of each record that was closed; nobody is, if None.
+        records: The storage whose tables hold the records.
+        originals: The wrapped storage that copies were made from; None if it is not at hand.
+        reporter: The reporter that is told of each closed record; None for no reporter.
     """
 
     def __init__(self, records: Tables, originals: PipelineStorage | None, reporter: Reporter | None) -> None:
@@ -71,19 +71,19 @@ class Closing:
 
     @property
     def closed(self) -> Counter[str]:
-        """How many records were closed so far, by kind: those above the ones that were asked for too."""
+        """How many records were closed so far, by kind, including parents of the requested records."""
         return self._reporter.counts
 
     @property
     def reporter_error(self) -> str:
-        """Why the reporter could not be told; empty if it could."""
+        """Why the reporter failed; empty if it did not."""
         return self._reporter.error
 
     def close(self, dead: DeadRecord) -> Outcome:
         """Close the record.
 
         Raises:
-            Exception: what our database raised; what another storage does is the outcome.
+            Exception: the error of our database; an error of another storage becomes the outcome.
         """
         if dead.source_id is None:
             return self._close(_look_up(self._records, dead), dead)
@@ -96,7 +96,7 @@ class Closing:
             record = _look_up(self._originals, dead)
             is_stored = record is not None or self._originals.get_pipeline_execution(dead.run_id) is not None
             outcome = self._close(record, dead) if is_stored else Outcome("removed")
-        except Exception as error:  # noqa: BLE001 - any storage's code runs here, and the others can still be closed
+        except Exception as error:  # noqa: BLE001 - any storage's code runs here; the other records can still be closed
             return Outcome("failed", f"{type(error).__name__}: {error}")
         if is_stored:
             self._align(record, dead)
@@ -118,7 +118,7 @@ class Closing:
         return Outcome("failed", "its own storage did not take the report")
 
     def _align(self, record: Any, dead: DeadRecord) -> None:
-        """Bring the copy, and those above it, to the final states that the records have."""
+        """Set the copy and its parents to the final states of the originals."""
         now = self._records.clock()
         if record is None:
             changes = [_lost(dead, now)]
@@ -129,17 +129,17 @@ class Closing:
                     is_told = (record.content_type_name, int(record.get_id())) in self._reporter.told
                     changes.append(_change(record, _message(dead) if is_told else "", now))
                 record = record._get_propagate_parent()
-        # From the top down, as every change of state is made.
+        # From the top down, like every change of state.
         self._copies.apply(changes[::-1])
 
 
 class _Teller:
-    """Tells a reporter, and counts; a reporter that fails keeps no record from being closed."""
+    """Passes reports on and counts them; a failing reporter does not keep records from being closed."""
 
     def __init__(self, reporter: Reporter | None) -> None:
         self.counts: Counter[str] = Counter()
         self.told: set[tuple[str, int]] = set()
-        """The records that advanced by the last report."""
+        """The records that advanced with the last report."""
         self.error = ""
         self._reporter = reporter
 
@@ -152,7 +152,7 @@ class _Teller:
             return
         try:
             self._reporter.report_context_object(context_object, status, message)
-        except Exception as error:  # noqa: BLE001 - any reporter's code runs here; it is told once
+        except Exception as error:  # noqa: BLE001 - any reporter's code runs here; its first error is shown
             self.error = self.error or f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""Copies of another storage's runs, in the tables of our own."""
+"""Copies of another storage's runs, in our tables."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("otel_storage")
 
 _REMEMBERED = 1_000
-"""How many runs a process remembers the ids of."""
+"""How many runs' ids a process remembers."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What every change of a run's records needs to know of it."""
+    """The data of a run that every change of its records needs."""
 
     execution_id: int
     is_sampled: bool
 
 
 class SqlCopies:
-    """The copies in a database of ours; see :class:`~otel_storage.ports.copies.RunCopies` for what it promises.
+    """The copies in our database; :class:`~otel_storage.ports.copies.RunCopies` documents the methods.
 
     Args:
-        database: The database, with connections for this alone: a run waits for them.
+        database: The database, with connections of its own, because runs wait for them.
         clock: Gives the time now, aware and in UTC.
         message_limit: See :class:`~otel_storage.sql.storage.SqlPipelineStorage`.
     """
@@ -69,14 +69,14 @@ class SqlCopies:
         """Keep the copy of a new run.
 
         Raises:
-            InvalidInput: something in it cannot be stored.
+            InvalidInput: a value of the run cannot be stored.
         """
         execution = _execution_row(run)
         sampled = is_sampled(run.trace)
 
         def work(connection: Connection) -> int:
             insert_rows(connection, schema.pipeline_execution, [execution])
-            # A run that is not sampled has no spans, so nothing below it is looked for.
+            # A run that is not sampled has no spans, so its lower levels are not copied.
             if sampled:
                 _insert_children(connection, run, execution["id"])
                 row = reference(PIPELINE_EXECUTION, execution["id"], execution["id"], run.created, due=False)
@@ -90,7 +90,7 @@ class SqlCopies:
         known = [
             (change, run)
             for change in changes
-            # Of a run that is not sampled there is nothing below its execution.
+            # The copy of a run that is not sampled has nothing below its execution.
             if (run := self._run(change.run_id)) is not None and (run.is_sampled or change.kind == PIPELINE_EXECUTION)
         ]
         if not known:
@@ -142,7 +142,7 @@ class SqlCopies:
         return self._remember(run_id, _Run(row.id, is_sampled(load_json(row.trace))))
 
     def _remember(self, run_id: str, run: _Run) -> _Run:
-        # Threads may do it side by side: at worst one is forgotten too early, and looked up again.
+        # Without a lock: at worst two threads forget an entry too early, and it is looked up again.
         while len(self._runs) >= _REMEMBERED:
             self._runs.pop(next(iter(self._runs)), None)
         self._runs[run_id] = run
@@ -181,7 +181,7 @@ def _copied(source_id: int, run: RunCopy) -> Row:
 
 
 def _insert_children(connection: Connection, run: RunCopy, execution_id: int) -> None:
-    """The three levels below the execution: all rows of a level at once."""
+    """Insert the three levels below the execution, all rows of a level at once."""
     common = {**_copied(0, run), "execution_id": execution_id}
     results = [(result, _pipeline_result_row(result, common)) for result in run.pipeline_results]
     insert_rows(connection, schema.pipeline_result, [row for _, row in results])

@@ -1,8 +1,8 @@
-"""Records that claim to be RUNNING although nothing runs them any more: which they are.
+"""Finds records that are RUNNING in the database although no process runs them any more.
 
-A task result is run by the process that reported it RUNNING. The records above it may have been reported so by any
-process that works on the run, and that one may have left in peace while the others go on. So these are taken for dead
-only where nothing in their run can go on: the host's eager runner, which does all of a run in one process, is gone.
+A task result runs in the process that reported it RUNNING. For its parents, any process that works on the run may have
+reported RUNNING, and may have ended normally while the others go on. So a parent counts as dead only if nothing in its
+run can go on: if the host's eager runner, which executes a whole run in one process, is gone.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
     from otel_storage.sql.database.engine import Database
 
 EAGER_RUNNER = "pipelines.runners.eager.Runner"
-"""The host's runner that does all of a run in the process, and the thread, that starts it."""
+"""The host's runner that executes a whole run in the thread that starts it."""
 
 
 _PAGE = 500
 """How many records of a run are read at once."""
 
 _RUNS = 100
-"""How many runs are looked for at once."""
+"""How many runs one query looks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadRecord:
-    """A record that is RUNNING and is taken for dead."""
+    """A RUNNING record that counts as dead."""
 
     kind: str
     row_id: int
     source_id: int | None
-    """Of a copy, the record's id in the storage that it is a copy from."""
+    """For a copy: the record's id in the original storage."""
     run_id: str
     pipeline_id: str
     pipeline_task: str | None
-    """The name of the task, of a record that belongs to one."""
+    """The name of the task, if the record belongs to one."""
     started: datetime
     worker: Worker | None
-    """The process that reported RUNNING; None where that is not known."""
+    """The process that reported RUNNING; None if it is not known."""
     run_changed: datetime | None
-    """When the run changed last, of a record that is taken for dead by its age."""
+    """For a record that counts as dead by its age: when the run changed last."""
 
     @property
     def record_id(self) -> int:
-        """The id that the record is known by."""
+        """The id that users know the record by."""
         return self.row_id if self.source_id is None else self.source_id
 
     @property
     def reason(self) -> str:
-        """Why it is taken for dead."""
+        """Why the record counts as dead."""
         process = "a process that is not known"
         if self.worker is not None:
             process = f"process {self.worker.pid} on {self.worker.host}"
@@ -70,16 +70,16 @@ class DeadRecord:
 
 
 def find_dead(database: Database, unchanged_since: datetime | None = None) -> Iterator[DeadRecord]:
-    """The records that are RUNNING and whose process on this host is gone; those of task results first in each run.
+    """The RUNNING records whose process on this host is gone; task results first in each run.
 
-    Of the records above each other only the lowest is given: its failure is theirs. Task executions whose results are
-    all final are none, as they count as final. Read in parts, so that there may be very many, and so that what was
-    done about those that were given before counts.
+    Of a record and its parents only the lowest is returned: its failure propagates to the parents. A task execution
+    whose results are all final counts as final. Records are read in parts: there may be very many, and closing earlier
+    records may change later ones.
 
     Args:
-        database: Where they are.
-        unchanged_since: Those that are RUNNING since before this time instead, wherever their process is, and in whose
-            run nothing has changed since.
+        database: The database to search.
+        unchanged_since: Return instead, whatever their process, records that have been RUNNING since before this time,
+            in runs that have not changed since.
     """
     last = 0
     while ids := _runs_with_running(database, last, unchanged_since):
@@ -90,13 +90,13 @@ def find_dead(database: Database, unchanged_since: datetime | None = None) -> It
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What the records of a run have in common."""
+    """The data that the records of a run share."""
 
     row: Any
-    """The execution's."""
+    """The execution's id."""
     is_eager: bool
     changed: datetime | None
-    """When it changed last, where that is what counts."""
+    """When the run changed last, if age is the criterion."""
 
     def dead(self, kind: str, row: Any, pipeline_task: str | None = None) -> DeadRecord:
         return DeadRecord(
@@ -142,7 +142,7 @@ def _in_run(database: Database, execution_id: int, unchanged_since: datetime | N
 
 
 def _runs_with_running(database: Database, after: int, unchanged_since: datetime | None) -> Sequence[int]:
-    """The next executions, by id, that have a record which may be dead, or are one: a page of them at most."""
+    """The next page of executions, by id, that may be dead or have a record that may be dead."""
     found: set[int] = set()
     with database.read() as connection:
         for table in (schema.pipeline_execution, schema.pipeline_result, schema.task_result):
@@ -161,7 +161,7 @@ def _runs_with_running(database: Database, after: int, unchanged_since: datetime
 
 
 def _read_run(database: Database, execution_id: int, unchanged_since: datetime | None) -> _Run | None:
-    """The run; None if it is gone, or has changed meanwhile."""
+    """The run; None if it was removed, or has changed meanwhile."""
     execution, results = schema.pipeline_execution, schema.pipeline_result
     is_other = case((results.c.runner != EAGER_RUNNER, 1), else_=0)
     with database.read() as connection:
@@ -211,7 +211,7 @@ def _running_task_results(database: Database, execution_id: int) -> Iterator[Any
 
 
 def _running_parents(database: Database, run: _Run) -> list[tuple[str, Any, tuple[str, int]]]:
-    """The records of the upper levels that are RUNNING, each with its kind and its parent: the lowest level first."""
+    """The RUNNING records of the upper levels, each with its kind and its parent; the lowest level first."""
     task_execution, pipeline_result, execution = (
         schema.task_execution,
         schema.pipeline_result,
@@ -241,7 +241,7 @@ def _has_unfinished_results() -> ColumnElement[bool]:
 
 
 def _is_running(table: Table) -> ColumnElement[bool]:
-    # Spelled out: an index of a part of a table is used only where the statement itself says which part it wants.
+    # Literal, not a parameter: an engine uses a partial index only if the statement contains the index's condition.
     return table.c.status == literal_column(f"'{PipelineTaskStatus.RUNNING.value}'")
 
 
