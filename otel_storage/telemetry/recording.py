@@ -1,4 +1,4 @@
-"""Listens to a storage: decides a run's trace when it is built, and gives user code the context of its task."""
+"""Listens to a storage: decides on a run's trace when the run is built, and gives user code its task's context."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Recording:
         self._guarded = Guard()
 
     def run_building(self, run_id: str, pipeline_id: str) -> dict[str, Any] | None:
-        """What is stored with the run about its trace; None where telemetry is disabled."""
+        """The decision about the trace that is stored with the run; None if telemetry is disabled."""
         return self._guarded(self._decide, run_id)
 
     def run_built(self, run_id: str, execution_id: int, trace_: dict[str, Any]) -> None:
-        """Link the span that is current to the run's root."""
+        """Link the current span to the run's root span."""
         if is_sampled(trace_):
             self._guarded(_link, run_id, execution_id)
 
@@ -71,11 +71,11 @@ class Recording:
         self._guarded(self._contexts.enter, task_result, sampled)
 
     def finished(self, task_result: PipelineStorageObject) -> None:
-        """Give this thread the context back that it had before the task result."""
+        """Restore the context that this thread had before the task result."""
         self._guarded(self._contexts.leave, task_result)
 
     def committed(self) -> None:
-        """There is something to send."""
+        """Wake the delivery: there is something to send."""
         self._guarded(self._notify)
 
     def trace_id(self, run_id: str) -> str:
@@ -83,7 +83,7 @@ class Recording:
         return ids.format_trace_id(ids.trace_id(run_id))
 
     def trace_url(self, run_id: str) -> str | None:
-        """Where people see the run's trace."""
+        """The address of the run's trace."""
         return None if self._trace_url is None else self._trace_url.fill(run_id=run_id, trace_id=self.trace_id(run_id))
 
     def _decide(self, run_id: str) -> dict[str, Any] | None:
@@ -99,13 +99,13 @@ def _link(run_id: str, execution_id: int) -> None:
 
 
 class _TaskSpan(trace.Span):
-    """The span of a task result that runs: its context is made for those who ask, which most tasks do not.
+    """The span of a running task result; computes its context on first use, because most tasks never need it.
 
-    It records nothing: the span that is sent is built from the records.
+    The span records nothing: the span that is sent is built from the records.
     """
 
     def __init__(self, run_id: str, record_id: int, sampled: bool) -> None:
-        # Turned now, where an error fails no task.
+        # Convert to str here, where an error does not fail a task.
         self._of = str(run_id), TASK_RESULT, int(record_id), sampled
         self._made: SpanContext | None = None
 
@@ -167,17 +167,17 @@ class _Attached(NamedTuple):
 class _TaskContexts:
     """The contexts attached for task results, per thread, innermost last.
 
-    A context whose task result is gone without a final report in this thread - the task was ended by ``sys.exit()``, or
-    reported by somebody else - is dead, and dropped: when the task result goes, or by the next to be attached. It is
-    detached only while it is the current one: Celery's instrumentation, say, has gone back to what was before both of
-    them, and our token would bring an ended task's span back.
+    A context is dead if its task result was freed without a final report in this thread: the task ended by
+    ``sys.exit()``, or another process reported for it. A dead context is dropped when the task result is freed, or when
+    the next context is attached. It is detached only while it is the current context: Celery's instrumentation, for
+    example, may have restored the context before both, and our token would bring an ended task's span back.
     """
 
     def __init__(self) -> None:
         self._local = threading.local()
 
     def enter(self, task_result: PipelineStorageObject, sampled: bool) -> None:
-        """Attach the task result's context; one that it has in this thread already is replaced."""
+        """Attach the task result's context; replaces an earlier one of the same task result in this thread."""
         self.leave(task_result)
         self._drop_dead()
         span = _TaskSpan(task_result.get_run_id(), task_result.get_id(), sampled)
@@ -186,7 +186,7 @@ class _TaskContexts:
         self._stack().append(_Attached(reference, context, attach(context)))
 
     def leave(self, task_result: PipelineStorageObject) -> None:
-        """Give the thread the context back that it had before the task result's, whatever was attached on top of it."""
+        """Restore the context from before the task result's, and drop all contexts attached after it."""
         stack = self._stack()
         for position, attached in enumerate(stack):
             if attached.task_result() is task_result:
@@ -196,7 +196,7 @@ class _TaskContexts:
 
     def _drop_dead(self, _: object = None, *, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing():
-            return  # what this would call is gone already
+            return  # at interpreter exit, the functions that this would call are gone already
         stack = self._stack()
         while stack and stack[-1].task_result() is None:
             attached = stack.pop()

@@ -1,6 +1,7 @@
 """OpenTelemetry's names for pipelines: https://opentelemetry.io/docs/specs/semconv/cicd/.
 
-They are release candidates, and Python has them under ``_incubating`` alone: nobody else imports from there.
+The names are release candidates, which the Python package keeps under ``_incubating``; no other module imports from
+there.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Watches a storage that is not ours: its records tell of their transitions, as ours do by themselves."""
+"""Watches a storage of another package: hooks its records, whose changes are copied and traced."""

@@ -1,8 +1,8 @@
-"""Hooks on the classes of records that are not ours.
+"""Hooks the record classes of other storages.
 
-The records stay what they are: ``report_status_change`` and ``save`` of their classes are wrapped, as OpenTelemetry's
-instrumentations do it, once for all who watch, and unwrapped when the last of them stops. What changes a record past
-these two, such as a query that updates rows, is not seen.
+Records remain the wrapped storage's own objects. ``report_status_change`` and ``save`` of their classes are wrapped, as
+OpenTelemetry's instrumentations do: once for all watchers, until the last watcher stops. Changes that bypass these two
+methods, such as a query that updates rows, are not seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from otel_storage.runtime.guard import Guard
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A record was seen to reach a status."""
+    """A record that was seen to reach a status."""
 
     record: Any
     status: PipelineTaskStatus
@@ -35,10 +35,10 @@ class Noted:
 
 
 class Watcher(Protocol):
-    """Is told of every record that is hooked, whoever keeps it; no method may raise."""
+    """Receives the changes of every hooked record of any storage; no method may raise."""
 
     def changed(self, record: Any, noted: Sequence[Noted]) -> None:
-        """By one report on the record, or one save of it, these records reached another status."""
+        """One report on the record, or one save, has brought these records to another status."""
 
     def running(self, task_result: Any) -> None:
         """RUNNING was reported for the task result, whether or not it advanced."""
@@ -47,21 +47,21 @@ class Watcher(Protocol):
         """A final status was reported for the task result, whether or not it advanced or could be stored."""
 
     def trace_id(self, record: Any) -> str | None:
-        """The id of the record's trace; None if it has none that this one knows of."""
+        """The id of the record's trace; None if this watcher knows of none."""
 
     def trace_url(self, record: Any) -> str | None:
-        """Where people see it."""
+        """The address of the record's trace; None as for :meth:`trace_id`."""
 
 
 def watch(watcher: Watcher, ours: type) -> None:
-    """Tell the watcher of all records but those of ours; weakly held, until :func:`unwatch`."""
+    """Tell the watcher of the changes of all records but ours, until :func:`unwatch`; holds it weakly."""
     with _lock:
         _watchers.add(watcher)
         hook_known_classes(ours)
 
 
 def unwatch(watcher: Watcher) -> None:
-    """Tell the watcher no longer; without any left the classes are as they were."""
+    """Stop telling the watcher; the last one restores the classes."""
     with _lock:
         _watchers.discard(watcher)
         if not _watchers:
@@ -70,9 +70,9 @@ def unwatch(watcher: Watcher) -> None:
 
 
 def hook_known_classes(ours: type) -> None:
-    """Hook the classes of records that there are now; those that are hooked already stay so."""
+    """Hook the record classes that exist now and are not hooked yet."""
     with _lock:
-        # A base class first: what its subclasses inherit is hooked with it.
+        # Base classes first: a subclass that inherits a hooked method needs no hook of its own.
         for cls in sorted(_record_classes(), key=_depth):
             if cls not in _hooked and not issubclass(cls, ours):
                 _hook(cls)
@@ -93,11 +93,11 @@ class _Report:
     before: PipelineTaskStatus
     failure: Failure | None
     parents: list[tuple[Any, PipelineTaskStatus]] = field(default_factory=list)
-    """Those that a class with a way of its own may advance past our hooks, and what they were before."""
+    """Parents, with their status before: a class with its own way to propagate may advance them past our hooks."""
 
 
 class _Thread(threading.local):
-    """What is under way in this thread."""
+    """The reports and changes under way in this thread."""
 
     def __init__(self) -> None:
         self.reports: list[_Report] = []
@@ -106,18 +106,18 @@ class _Thread(threading.local):
 
 _lock = threading.RLock()
 
-# A child would wait for ever for another thread of its parent.
+# Hold the lock during a fork: a child would wait for ever for a lock that another thread of its parent held.
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _thread = _Thread()
 _watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 _hooked: dict[type, dict[str, Any]] = {}
-"""What each hooked class had of its own by the names that were set on it."""
+"""The original attributes of each hooked class, under the names that hooks replace."""
 _guarded = Guard()
 _ABSENT = object()
 
 
 def _record_classes() -> Iterator[type]:
-    """The classes of records, past those that the contracts consist of."""
+    """The record classes, without the abstract classes of the contracts."""
     contracts = {base.__name__, base.HostRecord.__module__}
     waiting: list[type[Any]] = [base.HostRecord]
     seen: set[type] = set()
@@ -146,7 +146,7 @@ def _hook(cls: type) -> None:
             replaced[name] = own.get(name, _ABSENT)
             setattr(cls, name, wrap(original))
     for name, getter in (("get_trace_id", _get_trace_id), ("get_trace_url", _get_trace_url)):
-        # The contract's own says that there is no trace.
+        # The contract's own method returns None: there is no trace.
         if getattr(cls, name, None) in (None, getattr(base.PipelineStorageObject, name)):
             replaced[name] = own.get(name, _ABSENT)
             setattr(cls, name, getter)
@@ -183,7 +183,7 @@ def _observe(call: Callable[[], Any], report: _Report) -> Any:
     _thread.reports.append(report)
     try:
         result = call()
-        # Not where it raised: the object may say what its storage was never told. What was saved is noted already.
+        # Not after an exception: the object may have a status that was never stored. Saves are noted already.
         _guarded(_note_report, report)
     finally:
         _thread.reports.pop()
@@ -221,7 +221,7 @@ def _begin(original: Callable[..., Any], record: Any, status: Any, message: Any,
         status=status,
         message=text,
         before=as_status(record.get_status()),
-        # Now: afterwards another exception may be the one that is handled.
+        # Capture now: after the call, another exception may be the one being handled.
         failure=capture_failure(text) if is_failure else None,
     )
     if propagate and original not in _STANDARD:
@@ -236,7 +236,7 @@ _STANDARD = (
     base.PipelineStorageObject.report_status_change,
     getattr(base.HostRecord, "report_status_change", None),
 )
-"""The methods that report to the parents by the parents' own."""
+"""The implementations that propagate by the parents' own ``report_status_change``, which is hooked."""
 
 
 def _note_report(report: _Report) -> None:
@@ -277,5 +277,5 @@ def _get_trace_id(self: Any) -> str | None:
 
 
 def _get_trace_url(self: Any) -> str | None:
-    """Where people see the run's trace; None without a trace, or where no viewer's address is configured."""
+    """The address of the run's trace; None without a trace, or if no ``trace_url`` is configured."""
     return next(filter(None, (watcher.trace_url(self) for watcher in tuple(_watchers))), None)

@@ -1,4 +1,4 @@
-"""What is copied of a wrapped storage's records, read by the standard interface."""
+"""Reads a wrapped storage's records by the standard interface, to copy them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from otel_storage.watch.hooks import Noted
 def read_run(execution: Any, trace: dict[str, Any], created: datetime) -> RunCopy:
     """The copy of a run that was just built.
 
-    Of input data, configuration and objects there is no more in it than may leave the process: the storage keeps them.
+    The copy has input data, configuration and objects only as far as ``capture`` lets them leave the process.
     """
     capture: Collection[str] = trace.get("capture", ())
 
@@ -56,7 +56,7 @@ def read_run(execution: Any, trace: dict[str, Any], created: datetime) -> RunCop
 
 
 def read_change(noted: Noted, now: datetime) -> RecordChange:
-    """The change that was noted: at the record's own time where that is clear, else ``now``."""
+    """The noted change, at the record's own time if that is clear, otherwise at ``now``."""
     record = noted.record
     started, completed = utc(record.get_started()), utc(record.get_completed())
     is_final = noted.status in FINAL

@@ -1,4 +1,4 @@
-"""A storage that is not ours, its records watched and its runs copied."""
+"""Wraps a storage of another package: watches its records and copies its runs."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 SLOW_FAILURE = 1.0
-"""Seconds: copies that take longer to fail than this are left alone for a while, so that no run waits for them."""
+"""Seconds. If the copies' database takes longer than this to fail, it is not tried again for a while."""
 
 PAUSE = 30.0
-"""Seconds that they are left alone."""
+"""Seconds for which it is then not tried again."""
 
 _MOST_PENDING = 1_000
 
 
 class StorageWatch:
-    """Builds runs in a storage that is not ours, copies them, and tells the copies and a listener of their changes.
+    """Builds runs in a wrapped storage, copies them, and passes their changes to the copies and a listener.
 
     An error here fails no run: it is logged once per cause, and the run's spans are incomplete or missing. Errors are
-    caught where others call in, and nowhere below: in the public methods, and in the work that a commit starts.
+    caught only at the entry points: the public methods, and the work that a commit starts.
 
     Args:
         storage: The storage; its records stay as they are.
-        copies: Where what spans are made from is kept.
+        copies: Stores the data that spans are made from.
         clock: Gives the time now, aware and in UTC.
-        ours: The class of records that tell of their transitions by themselves.
+        ours: The record class that needs no hooks.
     """
 
     def __init__(self, storage: PipelineStorage, copies: RunCopies, clock: Clock, ours: type) -> None:
         self.storage = storage
         self.listener: StorageListener | None = None
-        """The telemetry on top, which is told of transitions."""
+        """The telemetry that listens to transitions; None without."""
         self._copies = copies
         self._clock = clock
         self._ours = ours
         self._guarded = Guard()
         self._resume_at = 0.0
         self._pending: dict[str, bool] = {}
-        """Whether runs are sampled that are built in a transaction of Django's which is not committed yet."""
+        """Whether runs are sampled whose Django transaction is not committed yet."""
         hooks.watch(self, ours)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         hooks.unwatch(self)
         self._copies.close()
 
@@ -98,20 +98,20 @@ class StorageWatch:
         return removed
 
     def see(self, record: Any) -> None:
-        """Hook the classes of records that were not there yet, where this one shows that there are such."""
+        """Hook new record classes, if this record's class is not hooked."""
         if not hooks.is_hooked(type(record)):
             self._guarded(hooks.hook_known_classes, self._ours)
 
     def changed(self, record: Any, noted: Sequence[Noted]) -> None:
-        """Apply what was noted to the copies, once it is committed."""
+        """Apply the noted changes to the copies, once they are committed."""
         self._guarded(self._apply_when_committed, record, noted)
 
     def running(self, task_result: Any) -> None:
-        """Give the user's code, which runs next, the context of its task."""
+        """Attach the task's context for the user's code, which runs next."""
         self._guarded(self._enter, task_result)
 
     def finished(self, task_result: Any) -> None:
-        """Take the context back."""
+        """Detach the task's context."""
         if self.listener is not None:
             self.listener.finished(task_result)
 
@@ -120,7 +120,7 @@ class StorageWatch:
         return self._guarded(self._of_trace, record, "trace_id")
 
     def trace_url(self, record: Any) -> str | None:
-        """Where people see the record's trace."""
+        """The address of the record's trace."""
         return self._guarded(self._of_trace, record, "trace_url")
 
     def _when_committed(
@@ -130,18 +130,18 @@ class StorageWatch:
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> None:
-        """Do the work, with a guard of its own: Django may do it later, in the commit of a user's transaction."""
+        """Do the work with its own guard, because Django may run it later, in the commit of a user's transaction."""
         host.after_commit(records, partial(self._guarded, work, *args, **kwargs))
 
     def _remove_when_committed(self, run_ids: Sequence[str]) -> None:
-        # The query set tells which of Django's databases the records are in, if any; no query is made.
+        # Only a query set tells which of Django's databases has the records; it executes no query.
         executions = self.storage.get_pipeline_executions()
         self._when_committed(executions, self._on_copies, self._copies.remove, run_ids)
 
     def _copy(self, execution: Any, trace: dict[str, Any], created: datetime) -> None:
         run = read_run(execution, trace, created)
         while len(self._pending) >= _MOST_PENDING:
-            # Django does not tell of a transaction that was rolled back.
+            # Django has no signal for a transaction that was rolled back.
             self._pending.pop(next(iter(self._pending)), None)
         self._pending[run.run_id] = is_sampled(trace)
         self._when_committed(execution, self._keep, run)
@@ -185,10 +185,10 @@ class StorageWatch:
     def _on_copies(
         self, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result | None:
-        """Do the work; None, and a failure, if the copies failed slowly a moment ago: no run waits again and again.
+        """Do the work; counts a failure and returns None if the copies failed slowly a moment ago.
 
         Raises:
-            Exception: what the work raised; the caller has the guard.
+            Exception: the work's error, which the caller's guard catches.
         """
         began = time.monotonic()
         if began < self._resume_at:
@@ -204,7 +204,7 @@ class StorageWatch:
 
 
 class _NullReporter:
-    """Is told what the host's pipeline tells its own reporter afterwards, in its own words."""
+    """A silent reporter, because the host's pipeline tells its own reporter the same afterwards."""
 
     def report_context_object(self, context_object: Any, status: PipelineTaskStatus, message: str) -> None:
-        """Say nothing."""
+        """Do nothing."""

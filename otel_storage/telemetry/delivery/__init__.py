@@ -1,1 +1,1 @@
-"""Sends the spans of what is in the outbox until they are acknowledged."""
+"""Sends the spans of outbox entries until they are acknowledged."""

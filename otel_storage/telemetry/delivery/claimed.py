@@ -1,4 +1,4 @@
-"""What a sender has claimed and sends: references with their spans, and how far they are."""
+"""The state of a claim: references with their spans, and the result for each span."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from otel_storage.telemetry.delivery.sending import DeliveryReport
 
 MAX_SPANS = 512
-"""Spans in one request, as OpenTelemetry's own batches have."""
+"""Spans per request, like OpenTelemetry's own batches."""
 
 MAX_SEARCHES = 64
-"""Requests that may be made of one claim in search of spans that are never taken."""
+"""The most requests per claim that search for spans which are never accepted."""
 
 
 @dataclass(slots=True)
 class Unit:
-    """A claimed reference with its spans, in the order they are to arrive."""
+    """A claimed reference with its spans, in the order in which they are sent."""
 
     claim: Claim
     spans: Sequence[ReadableSpan]
     accepted: set[int] = field(default_factory=set)
-    """The places in ``spans`` of those that were accepted."""
+    """The positions in ``spans`` of accepted spans."""
     refusals: dict[int, str] = field(default_factory=dict)
-    """The places of those refused for good, and why."""
+    """The positions of spans that were refused for good, with the reason."""
 
     @property
     def is_complete(self) -> bool:
@@ -38,33 +38,33 @@ class Unit:
 
 
 Item = tuple[Unit, int]
-"""A unit and the place of one of its spans."""
+"""A unit and the position of one of its spans."""
 
 
 @dataclass(slots=True)
 class Round:
-    """What the requests of one claim have in common."""
+    """The state that the requests of one claim share."""
 
     token: str
     held: set[int]
-    """The references of the claim that this sender still has."""
+    """The references of the claim that this sender still holds."""
     leased: datetime
-    """When the lease was taken or renewed last, or a little earlier."""
+    """When the lease was last taken or renewed, or slightly earlier."""
     report: DeliveryReport
     error: str = ""
-    """Why a request failed for now; empty if none did."""
+    """Why a request failed temporarily; empty if none did."""
     delay: timedelta = timedelta(0)
-    """How long the endpoint asks to be left alone."""
+    """How long the endpoint asks senders to wait."""
     has_accepted: bool = False
-    """Whether the endpoint took any of it."""
+    """Whether the endpoint accepted any span of the claim."""
     declined: set[int] = field(default_factory=set)
-    """The references of spans that failed by themselves, although the endpoint takes others."""
+    """References of spans that failed on their own, although the endpoint accepts others."""
     searches: int = MAX_SEARCHES
-    """How many more requests may be made in search of a span that is never taken."""
+    """How many more requests may search for a span that is never accepted."""
 
 
 def requests_of(units: Iterable[Unit]) -> Iterator[list[Unit]]:
-    """Units that share a request; one that fills a request by itself goes alone."""
+    """Groups of units that share a request; a unit that fills a request has its own."""
     request: list[Unit] = []
     size = 0
     for unit in units:

@@ -1,4 +1,4 @@
-"""What a process that sends tells of itself, so that people see who sends, and whether it succeeds."""
+"""A sending process reports to the database, so that people see who sends and whether sending succeeds."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger("otel_storage")
 
 BUSY_INTERVAL = timedelta(seconds=10)
-"""Between two writes of a process that sends, while its sending comes to the same."""
+"""The time between two reports of a process whose results stay the same."""
 
 IDLE_INTERVAL = timedelta(seconds=30)
-"""Between two writes of a process that watches and has nothing to send."""
+"""The time between two reports of a watching process that has nothing to send."""
 
 FORGOTTEN_AFTER = timedelta(days=7)
-"""Processes that were not heard of for so long are forgotten."""
+"""A process that has not reported for this long is forgotten."""
 
 _FORGET_INTERVAL = timedelta(hours=1)
 
 
 class Heartbeat:
-    """Tells of this process, now and then; a failure to do so hinders nothing, and is logged once until it is over.
+    """Reports for this process from time to time.
+
+    A failed report disturbs nothing, and is logged once until it is over.
 
     Args:
-        senders: Who is told.
+        senders: Stores the reports.
         clock: Their clock.
     """
 
     _sent: datetime | None
     _failed: datetime | None
     _is_failing: bool | None
-    """What sending came to last; None: nothing was accepted and nothing failed so far."""
+    """The last result of sending; None if nothing was accepted and nothing failed so far."""
     _written_at: datetime | None
     _forgot_at: datetime | None
 
@@ -49,7 +51,7 @@ class Heartbeat:
         self._begin()
 
     def sent(self, *, accepted: bool, error: str) -> None:
-        """Say what a request came to: whether spans were accepted, and why others were not for now; both may be."""
+        """Report a request's result: whether spans were accepted, and why others failed; both are possible."""
         now = self._clock()
         if accepted:
             self._sent = now
@@ -62,12 +64,12 @@ class Heartbeat:
         self._write(now, timedelta(0) if is_news else BUSY_INTERVAL)
 
     def watching(self) -> None:
-        """Say that sending is all that this process does; to be said again while there is nothing to send."""
+        """Report that this process does nothing but send; call it repeatedly while there is nothing to send."""
         self._is_watching = True
         self._write(self._clock(), IDLE_INTERVAL)
 
     def after_fork(self) -> None:
-        """Begin anew in a forked child, which is a process of its own and watches nothing."""
+        """Start afresh in a forked child, which is another process and does not watch."""
         self._begin()
 
     def _begin(self) -> None:
@@ -94,7 +96,7 @@ class Heartbeat:
                 self._forgot_at = now
                 self._senders.forget(FORGOTTEN_AFTER)
         except Exception:
-            # Whatever the error: its text may have the parameters of a statement, and be another each time.
+            # Log only the class: the text may contain a statement's parameters, and differ each time.
             if self._complaints.is_new("unrecorded"):
                 logger.warning("spans are sent, but not who sends them is recorded", exc_info=True)
         else:
@@ -102,5 +104,5 @@ class Heartbeat:
 
 
 def _is_over(interval: timedelta, since: datetime | None, now: datetime) -> bool:
-    """Whether the interval is over; it is where the clock was put back, too."""
+    """Whether the interval is over; also true if the clock was set back."""
     return since is None or not timedelta(0) <= now - since < interval

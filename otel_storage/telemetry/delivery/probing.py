@@ -1,4 +1,4 @@
-"""Exports that fail in part: finds the spans that an endpoint never takes, so that all others arrive."""
+"""Handles partly failing exports: finds the spans that an endpoint never accepts, so that all others arrive."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
     from otel_storage.telemetry.delivery.claimed import Item, Round
 
 SUSPICIOUS_ATTEMPTS = 4
-"""After so many failures the spans themselves are suspected, and a failing request is split."""
+"""After this many failures the cause may be a span, so a failing request is split."""
 
 PROBES = 2
-"""Spans that are sent by themselves after a request has failed, to see whether the endpoint takes any."""
+"""How many spans are sent one by one after a failed request, to see whether the endpoint accepts any."""
 
 PROBES_AMONG_DECLINED = 8
-"""As many where it is known to take some and not others: the few that it takes may be among many that it does not."""
+"""The same for an endpoint that was seen to accept some spans and not others: it may accept only few."""
 
 LONGEST_PROBING = timedelta(seconds=2)
-"""How long it may take to send more than the first of them: an endpoint that hangs is not asked eight times."""
+"""No further probe is sent after this time, so that an endpoint that hangs does not get all of them."""
 
 MAX_RETRY_AFTER = 900.0
-"""Seconds: an endpoint that asks to be left alone for longer is asked again all the same."""
+"""The longest Retry-After, in seconds, that a sender respects."""
 
 
 class Exports(ABC):
-    """Exports spans, and asks again with fewer of them where that tells which are not taken."""
+    """Exports spans, and retries with fewer of them if that shows which are never accepted."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._declines_some = False
-        """Whether the endpoint was last seen to take some spans and not others: a request that fails is split then."""
+        """Whether the endpoint last accepted some spans and not others; then a failing request is split at once."""
         self._failures = 0
-        """How many claims in a row the endpoint has accepted nothing of."""
+        """For how many claims in a row the endpoint has accepted nothing."""
 
     @abstractmethod
     def _request(self, items: Sequence[Item], round_: Round) -> ExportOutcome:
-        """Make one request, and say what it came to."""
+        """Make one request, and return its outcome."""
 
     def _export(self, items: Sequence[Item], round_: Round) -> bool:
         """Export the spans; whether every one of them was accepted or refused."""
@@ -55,12 +55,12 @@ class Exports(ABC):
         round_.delay = timedelta(seconds=min(outcome.retry_after or 0, MAX_RETRY_AFTER))
         if self._is_up_but_for_some(items, outcome, round_):
             self._search(items, round_)
-            # Without any it was a hiccup.
+            # If no reference has failed before, the failure was a short one.
             self._declines_some = bool(round_.declined)
         return False
 
     def _split(self, items: Sequence[Item], reason: str, round_: Round) -> bool:
-        """Find the spans that are refused for good: the others are sent without them."""
+        """Find the spans that are refused for good, and send the others without them."""
         if len(items) == 1:
             [(unit, place)] = items
             unit.refusals[place] = reason
@@ -69,17 +69,17 @@ class Exports(ABC):
         return self._export(items[:middle], round_) and self._export(items[middle:], round_)
 
     def _is_up_but_for_some(self, items: Sequence[Item], outcome: ExportOutcome, round_: Round) -> bool:
-        """Whether the endpoint takes one of a few spans by itself: then it is not down, and another span is the cause.
+        """Whether the endpoint accepts one of a few single spans: then it is up, and another span caused the failure.
 
-        Not every endpoint says of a span that it will never take it, and a plain exporter has no way to. Asked only
-        after several failures, or where it was so the last time, so that an outage costs three requests a round, and
-        not one a span; of one that says when to come back no more often than of any other.
+        Not every endpoint says that it will never accept a span, and a plain exporter cannot say so. Probes are sent
+        only after several failures, or if the endpoint declined single spans before, so that an outage costs three
+        requests per round and not one per span. A Retry-After keeps the probes at this number.
         """
         attempts = max(self._failures, *(unit.claim.attempts for unit, _ in items))
         if len(items) == 1 or (attempts < SUSPICIOUS_ATTEMPTS and not self._declines_some):
             return False
         most = PROBES_AMONG_DECLINED if self._declines_some and not outcome.retry_after else PROBES
-        # Those that failed the least often: what is never taken comes back again and again.
+        # Probe the spans that failed least often: a span that is never accepted comes back again and again.
         probes = sorted(random.sample(items, len(items)), key=lambda item: item[0].claim.attempts)[:most]
         began = self._clock()
         for number, probe in enumerate(probes):
@@ -90,7 +90,7 @@ class Exports(ABC):
         return False
 
     def _search(self, items: Sequence[Item], round_: Round) -> None:
-        """Send the spans in ever smaller parts, so that all arrive but those that are never taken."""
+        """Send the spans in ever smaller parts, so that all spans arrive except those that are never accepted."""
         middle = len(items) // 2
         for part in (items[:middle], items[middle:]):
             if not part or round_.searches <= 0:

@@ -1,4 +1,4 @@
-"""The background thread of a process: sends what is due, and what other processes left behind."""
+"""The background thread of a process: sends due spans, including those that other processes left behind."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger("otel_storage")
 
 COUNTING = 0.05
-"""Seconds of a round of the thread, about, that finished records are counted for: the process has other work."""
+"""Seconds per round, about, in which the thread counts finished records; short, because the process has other work."""
 
 COUNTING_ASIDE = 0.5
-"""Seconds of a round that a process sends by itself."""
+"""The same for a process that does nothing but send."""
 
 LONGEST_PAUSE = 10.0
-"""Seconds that the thread leaves a failing endpoint alone, at most, unless a flush asks."""
+"""The longest pause in seconds after failures, unless a flush asks for a round."""
 
 
 class Delivery:
     """Sends what is in the outbox, by a thread of this process or not at all.
 
     Args:
-        outbox: Where the references are.
-        sender: Sends them.
+        outbox: The outbox with the references.
+        sender: Sends the references' spans.
         clock: The outbox's clock.
         threaded: Whether this process sends by a thread of its own; else another process does, and this one sends only
             by :meth:`deliver_due`.
-        describe: Says where the spans go, without credentials, as long as there is no exporter to ask.
+        describe: Returns the endpoint, without credentials, as long as no exporter is open.
         serves_children: Whether a forked child may send too; an exporter given as an instance serves one process.
-        counting: Adds finished records to the totals, a bit of it in every round; None if others do.
-        at_end: Called when the thread ends: it may have outlived :meth:`close`.
+        counting: Adds finished records to the totals, some in every round; None if other processes do.
+        at_end: Called when the thread ends, possibly after :meth:`close` has returned.
     """
 
     poll_interval = POLL_INTERVAL
@@ -86,29 +86,29 @@ class Delivery:
         self._uncounted = Complaints()
         self._hastened_for = 0
         self._meant = 0, clock()
-        """What the last flush waits for: references up to an id that were due by a time."""
+        """The target of the last flush: references up to this id that were due by this time."""
         self._failures = 0
         _deliveries.add(self)
 
     @property
     def endpoint(self) -> str:
-        """Where the spans go, without credentials."""
+        """The endpoint, without credentials."""
         return self._sender.endpoint or self._describe()
 
     def start(self) -> None:
-        """Start the thread, if this process is to have one and it does not run."""
+        """Start the thread, if this process should have one and it is not running."""
         is_running = self._thread is not None and self._thread.is_alive()
         if self.threaded and not self._is_closed and not is_running:
             self._thread = threading.Thread(
                 target=_run, args=(weakref.ref(self), self._signal), name="otel-storage-delivery", daemon=True
             )
             self._thread.start()
-            # Here, not where atexit is told: Celery may be imported long after this module, and a child that has
-            # something to send starts a thread.
+            # Register here: Celery may be imported long after this module, and a child with something to send calls
+            # start().
             host.at_celery_child_exit(_at_exit)
 
     def notify(self) -> None:
-        """Say that there is something to send; takes no time."""
+        """Wake the thread because there is something to send; never blocks."""
         if not self.threaded:
             return
         if self._thread is None or not self._thread.is_alive():
@@ -116,14 +116,14 @@ class Delivery:
         self._signal.wake()
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Send what is due now, and wait for it.
+        """Send the due references, and wait until they are acknowledged.
 
         Args:
             timeout: Seconds to wait at most.
 
         Returns:
-            True when all that was due at the call is acknowledged. Runs that have not settled, and what other
-            processes hold a lease on, do not count. Without a thread it waits for the process that sends.
+            True if everything that was due at the call is acknowledged. Runs that have not settled do not count, nor do
+            references leased to other processes. Without a thread, this waits for another process to send.
         """
         deadline = time.monotonic() + timeout
         if not self.threaded or self._is_closed:
@@ -134,15 +134,15 @@ class Delivery:
     def deliver_due(
         self, on_progress: Callable[[DeliveryReport], None] | None = None, *, retry_now: bool = True
     ) -> DeliveryReport:
-        """Send all that is due, in the thread that calls.
+        """Send everything that is due, in the calling thread.
 
         Args:
             on_progress: Called after every request, with the report so far.
-            retry_now: Send what is due later too, be it for a replay or the next attempt, and look again at the runs
-                that are held.
+            retry_now: Also send references that are due later, for a replay or a next attempt, and check held runs
+                again.
 
         Raises:
-            Exception: what the database raised.
+            Exception: the database's error.
         """
         with self._sending, without_instrumentation():
             if retry_now:
@@ -152,18 +152,18 @@ class Delivery:
             return report
 
     def watch(self) -> None:
-        """Say that sending is all that this process does.
+        """Report that this process does nothing but send.
 
-        Called before the first :meth:`deliver_due`, and between two of them as often as one likes.
+        Call it before the first :meth:`deliver_due`, and at any time between two calls.
         """
         with self._sending, without_instrumentation():
             self._heartbeat.watching()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
-        """Send what is due, for ``timeout`` seconds at most, and stop; a failure ends it at once.
+        """Send what is due for at most ``timeout`` seconds, then stop; a failure stops at once.
 
         Returns:
-            Whether all that was due is acknowledged; True without a thread.
+            Whether everything that was due is acknowledged; True without a thread.
         """
         if self._is_closed:
             return True
@@ -177,7 +177,7 @@ class Delivery:
         return self._signal.is_drained and not thread.is_alive()
 
     def after_fork(self) -> None:
-        """Begin anew in a forked child: the thread, and what it held, stayed with the parent."""
+        """Start afresh in a forked child: the thread, and the locks that it held, exist in the parent only."""
         self._sending = threading.Lock()
         self._signal = Signal()
         self._hastened_for = 0
@@ -192,17 +192,17 @@ class Delivery:
             )
 
     def work(self, signal: Signal) -> float:
-        """One round of the thread; returns the seconds to leave a failing endpoint or database alone, 0 if none is."""
+        """Run one round; returns the seconds to pause if the endpoint or the database fails, else 0."""
         requested = signal.requested
         try:
             with self._sending:
                 if requested > self._hastened_for:
-                    # Once for each flush: one that has given up must not keep the others from their pause.
+                    # Only once per flush: a flush that has given up must not cancel the pauses of others.
                     self._hastened_for = requested
                     self.outbox.hasten(tried_only=True)
                     self._meant = self.outbox.last_id(), self._clock()
                 elif signal.is_closed:
-                    # What failed a moment ago is left to the next process.
+                    # At exit, do not retry references that failed a moment ago: the next process does.
                     self.outbox.hasten(held_only=True)
                 report = self._send_due(should_stop=lambda: signal.is_late)
             if report.error:
@@ -213,8 +213,8 @@ class Delivery:
                 logger.info("spans are delivered to %s again", self.endpoint)
             self._failures = 0
             if requested > signal.completed and self.outbox.has_unsent(*self._meant, leased_too=False):
-                return GATHER_INTERVAL  # a flush waits for what failed a moment ago, and is not due yet
-        except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
+                return GATHER_INTERVAL  # a flush waits for references that failed a moment ago and are not due yet
+        except Exception as error:  # noqa: BLE001 - telemetry never fails its host; each error is logged once
             signal.is_drained = False
             self.complain(error)
             return self._pause()
@@ -224,11 +224,11 @@ class Delivery:
         return 0
 
     def complain(self, error: Exception) -> None:
-        """Log what keeps spans from being sent, unless it was said since some were."""
+        """Log why spans cannot be sent, unless that was logged since spans were last sent."""
         self._say(f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
-        """End of the thread."""
+        """Clean up at the end of the thread."""
         self._sender.close()
         self._at_end()
 
@@ -237,7 +237,7 @@ class Delivery:
         on_progress: Callable[[DeliveryReport], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> DeliveryReport:
-        """One round, which others see."""
+        """Send in one round, and report its results to the database."""
         sent_before = 0
 
         def tell(report: DeliveryReport) -> None:
@@ -256,15 +256,15 @@ class Delivery:
         return report
 
     def _count(self, seconds: float) -> None:
-        """Count what finished: whoever sends lives, and so the totals never fall far behind."""
+        """Count finished records. Every sender does, so the totals never fall far behind."""
         if self._counting is not None:
             self._counting.count(seconds=seconds)
 
     def _count_aside(self) -> None:
-        """Count after a round of the thread: what fails there is not the spans' affair, nor who waits for them."""
+        """Count after a round of the thread; a failure affects neither the spans nor a flush."""
         try:
             self._count(COUNTING)
-        except Exception as error:  # noqa: BLE001 - telemetry never fails its host; said once per cause
+        except Exception as error:  # noqa: BLE001 - telemetry never fails its host; each error is logged once
             cause = f"{type(error).__name__}: {error}"
             if self._uncounted.is_new(cause):
                 logger.warning("finished runs cannot be counted now, and will be later: %s", cause)
@@ -272,7 +272,7 @@ class Delivery:
             self._uncounted.end()
 
     def _pause(self) -> float:
-        """Twice as long after each failed round: new spans are no reason to ask a dead endpoint again."""
+        """The pause in seconds, doubled after each failed round; new spans do not shorten it."""
         self._failures += 1
         longest = min(GATHER_INTERVAL * 2.0 ** min(self._failures, 10), LONGEST_PAUSE)
         return longest * random.uniform(0.7, 1)  # noqa: S311 - a jitter is no secret
@@ -291,7 +291,7 @@ class Delivery:
 
 
 def _run(reference: weakref.ref[Delivery], signal: Signal) -> None:
-    """The thread: until the delivery is closed, or nobody has it any more."""
+    """The thread's work, until the delivery is closed or garbage-collected."""
     with without_instrumentation():
         while (delivery := reference()) is not None:
             is_last = signal.is_closed
@@ -301,7 +301,7 @@ def _run(reference: weakref.ref[Delivery], signal: Signal) -> None:
                 delivery.stop()
                 return
             if signal.is_closed:
-                continue  # with this one, which nobody else may have by now: it is to be stopped
+                continue  # keep this reference, possibly the last one, because the delivery must still be stopped
             del delivery
             signal.wait(pause)
 

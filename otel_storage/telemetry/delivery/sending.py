@@ -25,25 +25,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger("otel_storage")
 
 MAX_RUNS = 64
-"""Runs claimed at once: three spans of each at least."""
+"""The most runs per claim; each has at least three spans."""
 
 PROBE_SPANS = 16
-"""References claimed for the first request to an endpoint that has accepted nothing yet, or failed last.
+"""The claim's size for an endpoint that has accepted nothing yet, or failed last.
 
-What is built for one that is down is built in vain; and all of them can be searched for spans that are never taken.
+Small, because spans for an endpoint that is down are built in vain, and because such a claim can be searched completely
+for spans that are never accepted.
 """
 
 MAX_DELAY = timedelta(minutes=1)
 """The longest wait between two attempts."""
 
 MAX_DECLINED_DELAY = timedelta(minutes=15)
-"""The longest wait between two attempts at a span that fails by itself while others are accepted."""
+"""The longest wait between two attempts at a span that fails while others are accepted."""
 
 _DECLINED_ATTEMPTS = 6
-"""As how many failures it counts at least: it is to be out of the way of the others for a minute."""
+"""The least number of failures that such a span counts as, so that it is out of the way for about a minute."""
 
 RENEWED_AFTER = 0.1
-"""The share of a lease after which it is renewed before another request: a request has the rest of it at least."""
+"""The share of a lease after which it is renewed before the next request, so that a request has at least the rest."""
 
 _EXPIRY_INTERVAL = timedelta(minutes=1)
 
@@ -56,33 +57,33 @@ class SendingRules:
     """References older than this are no longer sent."""
     settling: Settling = field(default_factory=Settling)
     lease: timedelta = timedelta(minutes=1)
-    """How long a sender may take for one request, but for a tenth; what a dead one held is free again after it."""
+    """How long a sender holds references; after that time, those of a dead sender are free again."""
 
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """What a round of sending came to."""
+    """The results of a round."""
 
     sent: int = 0
-    """Spans that were accepted."""
+    """Accepted spans."""
     settled: int = 0
-    """References removed, because all of their spans were accepted."""
+    """References removed because all of their spans were accepted."""
     refused: int = 0
-    """References set aside, because their spans were refused for good."""
+    """References set aside because their spans were refused for good."""
     expired: int = 0
     """References that became too old to be sent."""
     error: str = ""
-    """Why sending stopped before all was sent; empty if nothing is due any more."""
+    """Why sending stopped early; empty if nothing is due any more."""
     delay: timedelta = timedelta(0)
-    """How long to wait before the next round, if sending stopped."""
+    """How long to wait before the next round, if sending stopped early."""
 
 
 class Sender(Exports):
-    """Sends what is due, in the thread that calls; one thread at a time.
+    """Sends due references in the calling thread; only one thread may call at a time.
 
     Args:
-        outbox: Where the references are.
-        open_exporter: Makes the exporter when there is something to send for the first time.
+        outbox: The outbox with the references.
+        open_exporter: Makes the exporter, when there is first something to send.
         rules: How references are sent.
         clock: The outbox's clock.
     """
@@ -102,19 +103,20 @@ class Sender(Exports):
         self._rules = rules
         self._expired_at: datetime | None = None
         self._limit = PROBE_SPANS
-        """How many references are claimed next: few while requests fail."""
+        """The size of the next claim: small while requests fail."""
         self._is_newest_next: set[str] = set()
-        """Of which kinds the next claim is of the newest, while requests fail."""
+        """The kinds whose next claim takes the newest references, while requests fail."""
 
     def send_due(
         self,
         on_progress: Callable[[DeliveryReport], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> DeliveryReport:
-        """Send until nothing is left that was due at the call, the endpoint is down, or ``should_stop``.
+        """Send until all references due at the call are sent, the endpoint is down, or ``should_stop`` returns True.
 
-        It is taken to be down when it accepts nothing of what is claimed; of two claims in a row, if it has accepted
-        others in this round or is known to take some spans and not others: those of one may all be of these.
+        The endpoint counts as down if it accepts nothing of a claim. If it has accepted spans in this round, or is
+        known to accept some spans and not others, this takes two such claims in a row: one claim may consist of
+        unacceptable spans only.
 
         Args:
             on_progress: Called after every request, with the report so far.
@@ -122,15 +124,15 @@ class Sender(Exports):
 
         Raises:
             ConfigurationError: the exporter cannot be made.
-            Exception: what the database raised; what was sent by then is sent again later.
+            Exception: the database's error; spans sent by then may be sent again later.
         """
-        # Before anything is claimed: who cannot send takes nothing from those who can.
+        # Open the exporter before claiming: a process that cannot send must not hold references of others.
         self._opened()
         report = DeliveryReport(expired=self._expire())
         due_by = self._clock()
         has_accepted = False
         asked = timedelta(0)
-        # The references of runs come last, as their spans follow their children's.
+        # Send the references of runs last: their spans follow those of their children.
         for claim in (self._claim_task_results, self._claim_runs):
             failures = 0
             while not should_stop():
@@ -156,7 +158,7 @@ class Sender(Exports):
             if report.error and not (has_accepted or self._declines_some):
                 break
         if has_accepted:
-            # It is up: the next round need not wait for what it does not take.
+            # The endpoint is up: the next round need not wait because of spans that it declines.
             report.delay = asked
         elif report.error:
             self._declines_some = False
@@ -169,25 +171,26 @@ class Sender(Exports):
             exporter.shutdown()
 
     def forget_exporter(self) -> None:
-        """Leave the exporter to the parent, in a forked child; what it does when it is freed is no child's either."""
+        """Keep a forked child from using, or even freeing, the parent's exporter."""
         exporter, self._exporter = self._exporter, None
         if exporter is not None:
             self._inherited.append(exporter)
 
     @property
     def endpoint(self) -> str | None:
-        """Where the spans go, once there is an exporter."""
+        """The endpoint, once there is an exporter."""
         exporter = self._exporter
         return None if exporter is None else exporter.description
 
     def _opened(self) -> AcknowledgedExporter:
         if self._exporter is None:
-            # It imports hundreds of modules: a child would wait for ever for one that is half imported.
+            # Opening imports hundreds of modules: a child forked meanwhile would wait for ever for a half-imported
+            # module.
             with no_fork():
                 self._exporter = self._open_exporter()
         return self._exporter
 
-    # What becomes due after ``due_by`` waits for the next round: under a steady load runs would never have their turn.
+    # References due after ``due_by`` wait for the next round: otherwise, under load, runs would never get their turn.
 
     def _claim_task_results(self, due_by: datetime) -> Claims:
         newest_first = self._takes_newest(TASK_RESULT)
@@ -199,9 +202,9 @@ class Sender(Exports):
         return self._outbox.claim_runs(limit, rules.lease, rules.settling, due_by, newest_first=newest_first)
 
     def _takes_newest(self, kind: str) -> bool:
-        """Whether the next claim is of the newest of the kind: while requests fail, of these and the oldest by turns.
+        """Whether the next claim takes the newest references; while requests fail, claims alternate with the oldest.
 
-        What is never taken comes back, and would fill one end.
+        References that are never accepted come back, and would fill one end of the queue.
         """
         takes_newest = kind in self._is_newest_next and self._limit < MAX_SPANS
         if takes_newest:
@@ -213,7 +216,7 @@ class Sender(Exports):
     def _limit_after(self, round_: Round) -> int:
         if round_.error:
             return PROBE_SPANS
-        # Among many the few that are never taken cost all of a search.
+        # Keep claims small: searching a big claim for the few spans that are never accepted takes many requests.
         return min(self._limit * 2, MAX_SPANS) if self._declines_some else MAX_SPANS
 
     def _units(self, claims: Claims, round_: Round) -> Iterator[Unit]:
@@ -229,7 +232,7 @@ class Sender(Exports):
                 round_.report.refused += 1
 
     def _send(self, round_: Round, units: Sequence[Unit]) -> None:
-        """Send the spans of the units in one request or more, and settle what the verdict is clear on."""
+        """Send the spans of the units in one or more requests, and settle those with a clear verdict."""
         report = round_.report
         if not round_.error:
             for items in chunks([(unit, place) for unit in units for place in range(len(unit.spans))], MAX_SPANS):
@@ -250,7 +253,7 @@ class Sender(Exports):
         round_.held.difference_update(unit.claim.reference_id for unit in units)
 
     def _release(self, failed: Sequence[Claim], round_: Round) -> None:
-        """Give back what was not accepted: what may never be for longer, the rest for as long as the endpoint says."""
+        """Release failed references; those of declined spans wait longer, the others as long as the endpoint asks."""
         report = round_.report
         report.error = round_.error
         declined = [claim for claim in failed if claim.reference_id in round_.declined]
@@ -265,7 +268,7 @@ class Sender(Exports):
             self._outbox.release(round_.token, ids, delay=report.delay, error=report.error)
 
     def _request(self, items: Sequence[Item], round_: Round) -> ExportOutcome:
-        """One request, and what it came to; without what was accepted, or another sender has taken over."""
+        """Make one request, without spans that were accepted already or belong to another sender now."""
         exporter = self._opened()
         self._renew(round_)
         items = [
@@ -284,7 +287,7 @@ class Sender(Exports):
         return outcome
 
     def _renew(self, round_: Round) -> None:
-        """See that a request has the time of a lease, and that nobody has taken over what is to be sent."""
+        """Renew an old lease, and drop references that another sender has taken over."""
         now = self._clock()
         if now - round_.leased < self._rules.lease * RENEWED_AFTER:
             return
@@ -308,6 +311,6 @@ class Sender(Exports):
 
 
 def _delay(attempts: int, most: timedelta = MAX_DELAY) -> timedelta:
-    """Twice as long after each failure, and never quite the same, so that senders do not come in step."""
+    """The delay, doubled after each failure, with a jitter so that senders do not synchronise."""
     longest = min(timedelta(seconds=2.0 ** min(attempts, 10)), most)
     return longest * random.uniform(0.5, 1)  # noqa: S311 - a jitter is no secret

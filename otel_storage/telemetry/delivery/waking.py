@@ -1,4 +1,4 @@
-"""Between a delivery and its thread: when a round begins, who waits for it, and when the thread ends."""
+"""Synchronises a delivery with its thread: when a round begins, who waits for it, and when the thread ends."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import threading
 import time
 
 POLL_INTERVAL = 5.0
-"""Seconds between two looks for what other processes left."""
+"""Seconds between two checks for references that other processes left behind."""
 
 GATHER_INTERVAL = 0.5
-"""Seconds from a change of state to its sending, in which others gather."""
+"""Seconds from a change of state to its sending, so that further changes share the request."""
 
 BUSY = 256
-"""So many changes in that time keep the process busy: what is sent beside them takes its time from them."""
+"""With this many changes in that time the process is busy: sending would slow its work down."""
 
 LONGEST_GATHERING = 3.0
-"""Seconds from a change to its sending in a process that is busy, unless a flush asks."""
+"""The longest such delay in seconds in a busy process, unless a flush asks for a round."""
 
 EXIT_TIMEOUT = 5.0
-"""Seconds that the exit of a process, also that of a child of Celery's pool, waits for what is due."""
+"""Seconds that the exit of a process, or of a child of Celery's pool, waits for due references to be sent."""
 
 
 class Signal:
-    """Between a delivery and its thread, which does not keep the delivery alive."""
+    """What a delivery and its thread share, so that the thread does not keep the delivery alive."""
 
     def __init__(self) -> None:
         self.requested = 0
-        """The last round that was asked for by a flush."""
+        """The number of the last round that a flush asked for."""
         self.completed = 0
-        """The last round asked for after which nothing was due."""
+        """The number of the last such round that is completed."""
         self.is_closed = False
         self.is_drained = False
         self._closed_at = 0.0
@@ -39,19 +39,19 @@ class Signal:
 
     @property
     def is_late(self) -> bool:
-        """Whether the process has waited long enough for its exit."""
+        """Whether the process has waited long enough at its exit."""
         return self.is_closed and time.monotonic() > self._closed_at + EXIT_TIMEOUT
 
     def wake(self) -> None:
-        """Say that there is something to send; takes no time."""
-        # Threads may do it side by side: that one is missed does not matter.
+        """Wake the thread because there is something to send; never blocks."""
+        # Without a lock: a lost increment does not matter.
         self._changes += 1
         self._is_awake.set()
 
     def wait(self, pause: float) -> None:
-        """Wait for the next round: for the pause, or until there is something to send and others had time to gather.
+        """Wait for the next round: for the pause, or until there is something to send and changes had time to gather.
 
-        What is urgent ends either.
+        A flush, or closing, ends the wait at once.
         """
         if pause:
             self._is_urgent.wait(pause)
@@ -61,7 +61,7 @@ class Signal:
         self._is_urgent.clear()
 
     def _gather(self) -> None:
-        """Wait while there are many changes, but not for long: one interpreter does both them and the sending."""
+        """Wait while there are many changes, for a limited time: sending competes with them for the interpreter."""
         deadline = time.monotonic() + LONGEST_GATHERING
         while True:
             before = self._changes
@@ -70,26 +70,26 @@ class Signal:
                 return
 
     def close(self) -> None:
-        """Say that the thread is to end, after one more round that begins at once."""
+        """Ask the thread to end after one more round, which begins at once."""
         self._closed_at = time.monotonic()
         self.is_drained = False
         self.is_closed = True
         self._hurry()
 
     def request_round(self, deadline: float) -> bool:
-        """Ask for a round and wait until one that began after this has ended with nothing due."""
+        """Ask for a round, and wait until one that began after this call has ended with nothing due."""
         with self._completion:
             self.requested += 1
             mine = self.requested
             self._hurry()
             while self.completed < mine:
                 if not self._completion.wait(max(deadline - time.monotonic(), 0)):
-                    self.completed = max(self.completed, mine)  # nobody waits for it any more
+                    self.completed = max(self.completed, mine)  # no caller waits for it any more
                     return False
             return self.is_drained
 
     def complete(self, requested: int, *, is_drained: bool) -> None:
-        """Say that a round has ended with nothing due, to those who asked for it or for an earlier one."""
+        """Tell those who asked for this round, or an earlier one, that it has ended."""
         with self._completion:
             self.completed = max(self.completed, requested)
             self.is_drained = is_drained

@@ -1,1 +1,1 @@
-"""OTLP: its settings, the exporter, and what an answer means."""
+"""OTLP: its settings, the exporter, and the meaning of an answer."""

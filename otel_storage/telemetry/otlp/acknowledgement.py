@@ -1,4 +1,4 @@
-"""What became of an export."""
+"""The result of an export."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """What an export came to."""
+    """The verdict on an export."""
 
     ACCEPTED = "accepted"
     """The receiver has every span."""
     RETRY = "retry"
-    """Nobody knows that it has them; the same spans may be accepted later."""
+    """It is not known that the receiver has the spans; it may accept the same spans later."""
     REFUSED = "refused"
-    """It does not want these spans, now or later; part of them may be accepted if sent without the rest."""
+    """The receiver will never accept this request; part of the spans may be accepted without the rest."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ExportOutcome:
     reason: str = ""
     """One line, without credentials; empty if the spans were accepted."""
     retry_after: float | None = None
-    """Seconds that the receiver asks to be left alone, 0 or more; None if it does not say."""
+    """Seconds that the receiver asks to wait, 0 or more; None if it does not ask."""
 
 
 ACCEPTED = ExportOutcome(Verdict.ACCEPTED)

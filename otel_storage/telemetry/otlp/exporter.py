@@ -1,4 +1,4 @@
-"""An exporter whose verdict can be believed.
+"""An exporter with a reliable verdict.
 
 ``SpanExportResult`` has two values, and OpenTelemetry's exporters use both loosely. Delivery needs three: the receiver
 has the spans, it may have them later, or it will not have them. An :class:`AcknowledgedExporter` says which, of any
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["AcknowledgedExporter", "ExportOutcome", "Verdict", "open_exporter", "problem_of"]
 
 ExporterSpec = None | str | tuple[str, Mapping[str, Any]] | list[Any] | SpanExporter
-"""What an exporter can be given as: see :func:`open_exporter`."""
+"""The forms in which an exporter can be given: see :func:`open_exporter`."""
 
 _VARIABLE = "OTEL_TRACES_EXPORTER"
 _ENTRY_POINTS = "opentelemetry_traces_exporter"
-# Names that the distributions of the OTLP exporters register them under.
+# The names under which the distributions of the OTLP exporters register them.
 _OTLP_NAMES = {"otlp": None, "otlp_proto_http": HTTP, "otlp_proto_grpc": GRPC}
 
 _logger = logging.getLogger(__name__)
 
 
 class AcknowledgedExporter:
-    """A ``SpanExporter`` that says what became of the spans.
+    """A ``SpanExporter`` that returns what happened to the spans. Exports of one exporter wait for each other.
 
     Exports of one exporter wait for each other. It belongs to the process that made it: after a fork, open another.
 
@@ -65,8 +65,8 @@ class AcknowledgedExporter:
         Args:
             exporter: Any exporter; shut down with this one.
             description: What to call it, without credentials; its class if None.
-            session: The session that the exporter posts with, and that knows better than what the exporter returns.
-            secrets: What must not be seen in a reason.
+            session: The session that the exporter posts with; its verdict counts more than the exporter's return value.
+            secrets: Texts that must not appear in a reason.
         """
         self._exporter = exporter
         self._session = session
@@ -107,7 +107,7 @@ class AcknowledgedExporter:
         self._is_shut_down = True
         try:
             self._exporter.shutdown()
-        except Exception as error:  # noqa: BLE001 - anybody's exporter, and nothing is lost by this
+        except Exception as error:  # noqa: BLE001 - any exporter's code runs here, and nothing is lost by an error
             _logger.warning("%s did not shut down: %s", self._description, explain(error, self._secrets))
 
     def _export(self, spans: Sequence[ReadableSpan]) -> ExportOutcome:
@@ -118,7 +118,7 @@ class AcknowledgedExporter:
         with without_instrumentation(), listening() as complaints:
             try:
                 result = self._exporter.export(spans)
-            except Exception as raised:  # noqa: BLE001 - anybody's exporter; the reason says what it was
+            except Exception as raised:  # noqa: BLE001 - any exporter's code runs here; the reason names the error
                 error = raised
 
         if self._session is not None and self._session.outcome is not None:
@@ -126,7 +126,7 @@ class AcknowledgedExporter:
         if error is None and result is SpanExportResult.SUCCESS and self._session is None:
             return ACCEPTED
         reason = self._reason(result, error, complaints)
-        # An exporter that was shut down meanwhile makes no request either.
+        # An exporter that was shut down meanwhile has made no request either.
         if self._is_shut_down:
             return ExportOutcome(Verdict.RETRY, reason)
         if self._session is not None:
@@ -196,7 +196,7 @@ def open_exporter(
 
 
 def problem_of(exporter: ExporterSpec) -> ConfigurationError | None:
-    """What keeps every span from being exported, as far as the variables tell; nothing is opened.
+    """Why no span can be exported, judged by the variables alone; opens nothing.
 
     Args:
         exporter: As for :func:`open_exporter`.
@@ -214,7 +214,7 @@ def problem_of(exporter: ExporterSpec) -> ConfigurationError | None:
 
 
 def _otlp(exporter: ExporterSpec) -> tuple[str, dict[str, Any]] | None:
-    """The protocol and the arguments of an OTLP exporter that is opened here; None for any other exporter."""
+    """The protocol and arguments of an OTLP exporter that this module opens; None for any other exporter."""
     if exporter is None:
         name = _exporter_name()
         return (_OTLP_NAMES[name] or Settings(TRACES).protocol, {}) if name in _OTLP_NAMES else None
@@ -225,7 +225,7 @@ def _otlp(exporter: ExporterSpec) -> tuple[str, dict[str, Any]] | None:
 
 
 def _split(exporter: str | tuple[str, Mapping[str, Any]] | list[Any] | SpanExporter) -> tuple[str, dict[str, Any]]:
-    """The path and the arguments of an exporter given by path; ("", {}) for all else."""
+    """The path and arguments of an exporter given by path; ("", {}) otherwise."""
     match exporter:
         case str():
             return exporter, {}
@@ -257,13 +257,13 @@ def _by_entry_point(name: str) -> SpanExporter:
 
 
 def _can_be_encoded(exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> bool:
-    """Whether the spans can be made a request at all, where the exporter is one that makes OTLP requests of them."""
+    """Whether the spans can be encoded as an OTLP request; True for exporters that do not use OTLP."""
     if not any(cls.__module__.startswith("opentelemetry.exporter.otlp.") for cls in type(exporter).__mro__):
         return True
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
     try:
         encode_spans(spans).SerializePartialToString()
-    except Exception:  # noqa: BLE001 - whatever it is, the exporter runs into it too
+    except Exception:  # noqa: BLE001 - any error here, the exporter would run into too
         return False
     return True

@@ -1,6 +1,6 @@
-"""What we need of OpenTelemetry and no public name gives, with the reason of each.
+"""What this package needs of OpenTelemetry beyond its public names, each with the reason.
 
-An upgrade may change any of it: ``tests/telemetry/test_internals.py`` says then what it was.
+An upgrade of OpenTelemetry may change any of it; then ``tests/telemetry/test_internals.py`` fails.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-# The API has no public way to switch instrumentation off: opentelemetry.instrumentation.utils has one, in a
-# distribution that we do not need otherwise, and takes these keys itself, as the SDK's own processors do.
+# The API has no public way to suppress instrumentation. opentelemetry.instrumentation.utils has one, but in a
+# distribution that we do not need otherwise; it uses these keys itself, as the SDK's processors do.
 from opentelemetry.context import (
     _SUPPRESS_HTTP_INSTRUMENTATION_KEY,
     _SUPPRESS_INSTRUMENTATION_KEY,
@@ -26,15 +26,15 @@ from opentelemetry.context import (
 )
 
 PREFIX = "OTEL_EXPORTER_OTLP_"
-"""What the names of the variables of OTLP begin with."""
+"""The prefix of OTLP's environment variables."""
 
 HEADERS_LOGGER = "opentelemetry.util.re"
-"""Where a header that cannot be read is logged, with its value: a secret, most of the time."""
+"""The logger that logs an unreadable header with its value, which is mostly a secret."""
 
 
 @contextmanager
 def without_instrumentation() -> Iterator[None]:
-    """Keep instrumented clients from tracing our queries and requests, which are no work of the user's."""
+    """Keep instrumented clients from tracing our own queries and requests."""
     context = set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
     token = attach(context)
     try:
@@ -43,15 +43,15 @@ def without_instrumentation() -> Iterator[None]:
         detach(token)
 
 
-# An exporter returns SUCCESS or FAILURE, and logs the reason: its log is the only place that has one. Its loggers are
-# those of the modules that its classes are from.
+# An exporter returns SUCCESS or FAILURE, and only logs the reason. Its loggers are those of the modules that define its
+# classes.
 
 _complaints: ContextVar[list[logging.LogRecord] | None] = ContextVar("otel_storage_complaints", default=None)
 
 
 @contextmanager
 def listening() -> Iterator[list[logging.LogRecord]]:
-    """Keep what the exporter warns of in this thread out of the log, and give it to the caller."""
+    """Keep the exporter's warnings in this thread out of the log, and yield them to the caller."""
     complaints: list[logging.LogRecord] = []
     token = _complaints.set(complaints)
     try:
@@ -61,7 +61,7 @@ def listening() -> Iterator[list[logging.LogRecord]]:
 
 
 class _Listener(logging.Filter):
-    """Takes the warnings of an export of ours, which its caller logs once per cause; lets all else pass."""
+    """Takes the warnings of our exports, which the caller logs once per cause; lets all other records pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         complaints = _complaints.get()
@@ -75,7 +75,7 @@ _listener = _Listener()
 
 
 def quieten(exporter: object) -> None:
-    """Listen to the loggers of the modules that the exporter's class, and the classes it is made from, are in."""
+    """Listen to the loggers of the modules that define the exporter's class and its base classes."""
     listen_to({cls.__module__ for cls in type(exporter).__mro__} - {"builtins", "abc", "typing"})
 
 
@@ -84,16 +84,16 @@ def listen_to(names: set[str]) -> None:
     for name in names:
         logger = logging.getLogger(name)
         if _listener not in logger.filters:
-            # First: the gRPC exporter's logger has a filter that drops what it has seen before.
+            # Insert before other filters: that of the gRPC exporter's logger drops repeated messages.
             logger.filters.insert(0, _listener)
 
 
 def is_grpc_refusal(complaints: Sequence[logging.LogRecord]) -> bool:
-    """Whether a gRPC exporter was told that the data is bad or too much.
+    """Whether a gRPC endpoint refused the data as invalid or too large.
 
-    The exporter returns the same for every error; the arguments of its log record alone have the status. Only two are
-    final for these spans: INVALID_ARGUMENT, and the RESOURCE_EXHAUSTED of gRPC itself for a message above the
-    receiver's limit (4 MiB by default), which stands for no passing shortage.
+    The exporter returns the same for every error; only the arguments of its log record contain the status. Two statuses
+    are final for these spans: INVALID_ARGUMENT, and gRPC's own RESOURCE_EXHAUSTED for a message above the receiver's
+    limit (4 MiB by default), which is not a temporary shortage.
     """
     grpc = sys.modules.get("grpc")
     if grpc is None:
@@ -108,11 +108,11 @@ def is_grpc_refusal(complaints: Sequence[logging.LogRecord]) -> bool:
 
 
 def without_grpc_retries(exporter_class: Any) -> dict[str, Any]:
-    """The argument that keeps a gRPC exporter from trying again by itself; older versions have none."""
+    """The argument that keeps a gRPC exporter from retrying by itself; empty for older versions, which have none."""
     from grpc import StatusCode
 
     name = "retryable_error_codes"
-    # An empty set would be replaced by the default; no error is OK.
+    # An empty set would mean the default, so name a status that is no error.
     return {name: {StatusCode.OK}} if name in inspect.signature(exporter_class).parameters else {}
 
 
@@ -121,10 +121,10 @@ _environment_lock = threading.Lock()
 
 @contextmanager
 def environment_as_read(signal: str) -> Iterator[None]:
-    """Take the variables out of the environment meanwhile that the exporter would read otherwise than we do.
+    """Hide the variables that the exporter would read differently than this package, while the block runs.
 
-    An exporter reads some variables whatever arguments it is given. Versions differ on an empty one, which may be
-    taken for set (an empty ``..._CERTIFICATE`` switches TLS verification off), and the gRPC exporter fails on a
+    An exporter reads some variables regardless of its arguments. Versions differ on an empty one, which may be taken
+    for set (an empty ``..._CERTIFICATE`` switches TLS verification off), and the gRPC exporter fails on a
     ``..._TRACES_TIMEOUT`` that is no number.
     """
     own_timeout = f"{PREFIX}{signal}_TIMEOUT"

@@ -1,4 +1,4 @@
-"""OpenTelemetry's OTLP exporters, opened alike for every signal: one attempt an export, and settings read by us."""
+"""Opens OpenTelemetry's OTLP exporters in one way for every signal: one attempt per export, and our own settings."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ _WHAT = "exporter"
 
 @dataclass(frozen=True, slots=True)
 class OpenedExporter:
-    """An exporter of OpenTelemetry's, ready to export."""
+    """An OpenTelemetry exporter, ready to export."""
 
     exporter: Any
     description: str
-    """Where it exports to, without credentials."""
+    """The endpoint, without credentials."""
     session: OneAttemptSession | None
-    """The session that knows what became of an export over HTTP; None over gRPC."""
+    """The session, which has the verdict on an export over HTTP; None over gRPC."""
     secrets: frozenset[str]
-    """What must not be seen in a message about it."""
+    """Texts that must not appear in a message about the exporter."""
 
 
 def open_otlp(
@@ -74,10 +74,10 @@ def open_otlp(
         kwargs: Arguments of the exporter's class, which come before the variables.
         expected: The class that the exporter must be an instance of.
         timeout: Seconds an export may take, unless ``kwargs`` says so; None for what the variables say.
-        lease: How long what is exported belongs to this process; the timeout is kept within it.
+        lease: How long the exported data belongs to this process; the timeout is kept within it.
 
     Raises:
-        ConfigurationError: naming the variable or argument that cannot be used.
+        ConfigurationError: the message names the variable or argument that cannot be used.
     """
     settings = Settings(signal)
     arguments = dict(kwargs)
@@ -88,13 +88,13 @@ def open_otlp(
     if not arguments.get("headers"):
         settings.check_headers()
     make_arguments = _http_arguments if protocol == HTTP else _grpc_arguments
-    # Every argument that the versions of an exporter read differently from the environment is given.
+    # Give every argument that some version of the exporter reads from the environment in its own way.
     arguments = {**make_arguments(settings, signal, arguments), **arguments}
     with environment_as_read(signal.name), listening() as complaints:
         exporter = load((CLASSES[signal, protocol], arguments), expected, settings.secrets)
     quieten(exporter)
     for record in complaints:
-        if record.name != HEADERS_LOGGER:  # of headers it was told, without their values
+        if record.name != HEADERS_LOGGER:  # settings.check_headers() has warned about headers, without their values
             warn(without_secrets(record.getMessage(), settings.secrets))
     return OpenedExporter(
         exporter,
@@ -108,7 +108,7 @@ def load(spec: Any, expected: type, secrets: frozenset[str]) -> Any:
     """The exporter that a path, a pair or an instance means.
 
     Raises:
-        ConfigurationError: if it cannot be made, whatever its class raises; or what is wrong with the path.
+        ConfigurationError: the path is wrong, or the class raises any error.
     """
     try:
         return config.load_object(spec, expected=expected, what=_WHAT)
@@ -132,12 +132,12 @@ def _http_arguments(settings: Settings, _signal: Signal, arguments: Mapping[str,
 
 
 def _grpc_arguments(settings: Settings, signal: Signal, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for OTLP over gRPC, which is imported only here: it starts threads, and they survive no fork."""
+    """The arguments for OTLP/gRPC. Imports grpc only when needed, because its threads do not survive a fork."""
     try:
         from grpc import Compression
 
         retries = without_grpc_retries(config.import_path(CLASSES[signal, GRPC], _WHAT))
-    except (ImportError, ConfigurationError):  # loading the exporter says so better
+    except (ImportError, ConfigurationError):  # loading the exporter reports the error better
         return {}
     found: dict[str, Any] = retries
     if arguments.get("compression") is None:

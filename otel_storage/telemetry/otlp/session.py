@@ -1,4 +1,4 @@
-"""One OTLP/HTTP request, and what its answer means.
+"""One OTLP/HTTP request, and the meaning of its answer.
 
 OpenTelemetry's exporter takes every status below 400 for success, ignores what a receiver says of rejected spans, and
 retries by itself, in another way in each version [seen in 1.34 to 1.45]. It does let its user bring the session that it
@@ -9,11 +9,11 @@ specification ("OTLP/HTTP response"), save that nothing is given up for a status
 from __future__ import annotations
 
 import contextlib
-import encodings.idna  # noqa: F401 - as netrc, below
+import encodings.idna  # noqa: F401 - imported early, as netrc below
 import json
 import logging
 import math
-import netrc  # noqa: F401 - requests does at its first request, and a fork must not come upon it half imported
+import netrc  # noqa: F401 - requests imports it at its first request, when a fork could find it half imported
 import re
 import sys
 import time
@@ -35,12 +35,12 @@ from otel_storage.runtime.complaints import Complaints
 from otel_storage.telemetry.otlp.acknowledgement import ACCEPTED, ExportOutcome, Verdict
 
 LARGEST_ANSWER = 65_536
-"""Bytes of an answer that are read; a true one takes a few dozen."""
+"""How many bytes of an answer are read; a real answer has a few dozen."""
 
 _PROTOBUF = frozenset({"application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf", ""})
 _JSON = "application/json"
 
-# Bad data: sent again as it is, it fails again. 413 says that less of it may do.
+# Bad data: the same request fails again. For 413, a smaller request may succeed.
 _REFUSALS = frozenset({400, 413, 422})
 
 _HINTS = {
@@ -57,20 +57,20 @@ _logger = logging.getLogger(__name__)
 
 
 class NotAccepted(Exception):
-    """The export did not succeed; tells the exporter to give up, and nothing else.
+    """The export did not succeed; makes the exporter give up.
 
-    No error of ``requests``, nor of the system: the exporter tries again after those.
+    Not a subclass of ``requests``' errors or ``OSError``, after which the exporter would retry.
     """
 
 
 class OneAttemptSession(requests.Session):
-    """Makes a single attempt of an export and remembers what became of it.
+    """Makes a single attempt per export, and remembers its result.
 
     Not thread-safe: one export at a time. Redirects are not followed: a POST would arrive as a GET.
     """
 
     outcome: ExportOutcome | None
-    """Of the export since :meth:`begin`; None if it made no request."""
+    """The outcome of the export since :meth:`begin`; None if it made no request."""
 
     def __init__(self, timeout: float) -> None:
         """Start without an outcome.
@@ -97,7 +97,7 @@ class OneAttemptSession(requests.Session):
             self.outcome = self._attempt(method, url, *args, **kwargs)
         if self.outcome.verdict is not Verdict.ACCEPTED:
             raise NotAccepted(self.outcome.reason)
-        # The real answer has been read; this one says the same to the exporter, whatever it looks at.
+        # The real answer has been read; return one that means success to the exporter, whatever it looks at.
         answer = requests.Response()
         answer.status_code = HTTPStatus.OK
         answer.reason = HTTPStatus.OK.phrase
@@ -107,10 +107,10 @@ class OneAttemptSession(requests.Session):
     def _attempt(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> ExportOutcome:
         outer = sys.exception()
         secrets = secrets_in(str(url), {**self.headers, **(kwargs.get("headers") or {})})
-        # The exporter may have used some of the time up already; never give it more than it asks for.
+        # The exporter may have used up part of the time: never exceed the timeout that it passes.
         kwargs["timeout"] = self._timeout if kwargs.get("timeout") is None else kwargs["timeout"]
         kwargs["allow_redirects"] = False
-        kwargs["stream"] = True  # or a body of any size would be read
+        kwargs["stream"] = True  # else a body of any size would be read
         deadline = time.monotonic() + self._timeout
         try:
             response = super().request(method, url, *args, **kwargs)
@@ -119,13 +119,13 @@ class OneAttemptSession(requests.Session):
             finally:
                 response.close()
             outcome, warning = judge(response.status_code, response.headers, body, url=str(url), secrets=secrets)
-        except Exception as error:  # noqa: BLE001 - nothing is known of the spans, whatever went wrong
+        except Exception as error:  # noqa: BLE001 - after any error, nothing is known about the spans
             return ExportOutcome(Verdict.RETRY, explain(error, secrets, str(_root(error, outer))))
         self._warn(warning)
         return outcome
 
     def _warn(self, warning: str) -> None:
-        """Log what an answer that accepts everything has to say, once."""
+        """Log the warning of an answer that accepts everything, once."""
         if warning and self._complaints.is_new(warning):
             _logger.warning("the OTLP receiver has taken the spans, but says: %s", warning)
 
@@ -138,17 +138,17 @@ def judge(
     url: str = "",
     secrets: frozenset[str] = frozenset(),
 ) -> tuple[ExportOutcome, str]:
-    """What an answer to an export request means.
+    """Judge the answer to an export request.
 
     Args:
         status: The HTTP status.
         headers: The headers of the answer; names are looked up in any case.
         body: The body, decompressed; of a longer one, the first bytes more than :data:`LARGEST_ANSWER`.
         url: The address the request was sent to.
-        secrets: What must not be seen in a reason.
+        secrets: Texts that must not appear in a reason.
 
     Returns:
-        The outcome, and what a receiver that accepted everything warns of ("" for nothing).
+        The outcome, and the warning of a receiver that accepted everything ("" for none).
     """
     headers = {name.lower(): value for name, value in headers.items()}
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -181,14 +181,14 @@ def retry_after(value: str) -> float | None:
             moment = parsedate_to_datetime(value)
         except (TypeError, ValueError):
             return None
-        # A date with the zone -0000 comes back naive, and means UTC.
+        # A date with the zone -0000 is parsed as naive, and means UTC.
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         seconds = moment.timestamp() - time.time()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
 def _success(status: int, content_type: str, body: bytes, secrets: frozenset[str]) -> tuple[ExportOutcome, str]:
-    """Believe a success only if it speaks OTLP: a login page and a proxy's greeting are 200 as well."""
+    """Accept a success only if it is OTLP: the status of a login page or a proxy's greeting is 200 too."""
     response = _response(content_type, body)
     if response is None:
         said = without_secrets(_message(content_type, body), secrets)
@@ -203,7 +203,7 @@ def _success(status: int, content_type: str, body: bytes, secrets: frozenset[str
 
 
 def _response(content_type: str, body: bytes) -> ExportTraceServiceResponse | None:
-    """The answer that a body holds; an empty one for an empty body, None if it holds none."""
+    """The answer in a body: an empty one for an empty body, None if the body is no answer."""
     response = ExportTraceServiceResponse()
     if not body:
         return response
@@ -214,7 +214,7 @@ def _response(content_type: str, body: bytes) -> ExportTraceServiceResponse | No
             response.ParseFromString(body)
             return response
         if content_type == _JSON:
-            # Strict: {"error": ...} is an object too. A list, which the parser takes for an empty message, is none.
+            # Strict, because {"error": ...} is an object too. The parser would take a list for an empty message.
             parsed = json_format.Parse(body, response) if body.lstrip().startswith(b"{") else None
             return response if parsed is not None else None
     except (DecodeError, json_format.ParseError, ValueError, RecursionError):
@@ -235,7 +235,7 @@ def _redirect(status: int, location: str, url: str) -> ExportOutcome:
 
 
 def _message(content_type: str, body: bytes) -> str:
-    """What a server says, as well as can be told."""
+    """The message in a server's error answer, as far as it can be found."""
     body = body[:LARGEST_ANSWER]
     if content_type in _PROTOBUF and content_type:
         try:
@@ -263,11 +263,11 @@ def _phrase(status: int) -> str:
 
 
 def _root(error: BaseException, outer: BaseException | None) -> BaseException:
-    """The innermost cause that has a text: "Connection refused" comes wrapped four times over.
+    """The innermost cause that has a text: "Connection refused" is wrapped in four other exceptions.
 
     Args:
         error: The exception.
-        outer: What was being handled when the work began; not the cause of anything.
+        outer: The exception that was already being handled when the work began, which is not a cause.
     """
     seen = {id(error), id(outer)}
     while (cause := error.__cause__ or error.__context__) is not None and id(cause) not in seen and str(cause):
@@ -280,7 +280,7 @@ def _body(response: requests.Response, deadline: float) -> bytes:
     """The body, up to the first chunk that makes it too large.
 
     Raises:
-        requests.exceptions.RequestException: If it does not arrive whole, or not by the deadline.
+        requests.exceptions.RequestException: the body does not arrive whole by the deadline.
     """
     body = bytearray()
     for chunk in response.iter_content(LARGEST_ANSWER):

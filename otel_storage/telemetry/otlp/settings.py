@@ -1,4 +1,4 @@
-"""The variables ``OTEL_EXPORTER_OTLP_*``, read in one way for every signal.
+"""Reads the variables ``OTEL_EXPORTER_OTLP_*`` in one way for every signal.
 
 The signal's own variable (``OTEL_EXPORTER_OTLP_TRACES_TIMEOUT``) comes before the common one
 (``OTEL_EXPORTER_OTLP_TIMEOUT``), and an empty one counts as unset. A value that cannot be used is warned of once and
@@ -26,30 +26,30 @@ HTTP = "http/protobuf"
 GRPC = "grpc"
 
 DEFAULT_TIMEOUT = 10.0
-"""Seconds an export may take where neither the argument nor a variable says so, as in OpenTelemetry's exporters."""
+"""The default timeout of an export in seconds, as in OpenTelemetry's exporters."""
 
 PROBABLY_MILLISECONDS = 1000.0
-"""A timeout of so many seconds is warned of: other OpenTelemetry SDKs read the variable in milliseconds."""
+"""A timeout of this many seconds causes a warning: other OpenTelemetry SDKs read the variable in milliseconds."""
 
 MOST_OF_LEASE = 0.8
-"""The share of a lease that a request may take; later, another sender could have taken its spans over."""
+"""The share of a lease that a request may take: after the lease another sender could send its spans."""
 
 _LONGEST_VALUE = 80
 
 _logger = logging.getLogger(__name__)
 
 complaints = Complaints()
-"""What was warned of in this process."""
+"""The warnings that this process has logged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What is exported."""
+    """An exported signal."""
 
     name: str
-    """As the names of its variables have it."""
+    """The signal in the names of its variables."""
     path: str
-    """The path that is added to the common endpoint of OTLP/HTTP."""
+    """The path that is appended to the common endpoint of OTLP/HTTP."""
 
 
 TRACES = Signal("TRACES", "v1/traces")
@@ -61,15 +61,15 @@ class _Variable:
     """How a variable is read."""
 
     parse: Callable[[str], Any]
-    """Gives the value that a text means; ValueError if it means none."""
+    """Returns the value of a text; raises ValueError if the text is invalid."""
     default: Any
-    """What is taken where the variable is not set, or cannot be used."""
+    """The value if the variable is unset or invalid."""
     expected: str
-    """What a text must be."""
+    """The valid texts, for the warning."""
 
 
 def _one_of(known: Mapping[str, Any]) -> Callable[[str], Any]:
-    """Reads names in any case."""
+    """Makes a reader of names, in any case."""
 
     def parse(text: str) -> Any:
         if text.lower() not in known:
@@ -98,10 +98,10 @@ _VARIABLES = {
 
 
 class Settings:
-    """What the variables say of a signal; each is read when it is asked for.
+    """The settings of a signal; each variable is read when its setting is needed.
 
     Args:
-        signal: What is exported.
+        signal: The exported signal.
     """
 
     def __init__(self, signal: Signal) -> None:
@@ -129,15 +129,16 @@ class Settings:
         return seconds
 
     def is_insecure(self, endpoint: str) -> bool:
-        """Whether OTLP/gRPC goes without TLS; where no variable says so, an endpoint with ``http://`` does."""
+        """Whether OTLP/gRPC uses no TLS; by default, for an endpoint with ``http://``."""
         insecure = self._read("INSECURE")
         return _scheme(endpoint) == "http" if insecure is None else bool(insecure)
 
     def endpoint(self, protocol: str) -> str:
-        """The endpoint as the OTLP specification has it: of HTTP the signal's own is taken as it is.
+        """The endpoint by the OTLP specification, which uses a signal's own HTTP endpoint without appending a path.
 
         Raises:
-            ConfigurationError: it is no address of the protocol; the message names the variable and the mend.
+            ConfigurationError: the endpoint is no address of the protocol; the message names the variable and a valid
+                value.
         """
         variable, value = self._find("ENDPOINT")
         if protocol == GRPC:
@@ -149,7 +150,7 @@ class Settings:
         return f"{(value or 'http://localhost:4318').removesuffix('/')}/{self._signal.path}"
 
     def check_headers(self) -> None:
-        """Warn of headers that cannot be read; the exporter leaves them out."""
+        """Warn about headers that cannot be parsed; the exporter leaves them out."""
         from opentelemetry.util.re import parse_env_headers
 
         variable, value = self._find("HEADERS")
@@ -165,7 +166,7 @@ class Settings:
 
     @property
     def secrets(self) -> frozenset[str]:
-        """What must not be seen in a message."""
+        """Texts that must not appear in a message."""
         names = (f"{self._signal.name}_", "")
         return frozenset().union(
             *(secrets_in_pairs(os.environ.get(f"{PREFIX}{name}HEADERS", "")) for name in names),
@@ -195,7 +196,7 @@ def check_timeout(timeout: Any) -> float:
     """The seconds of a timeout that is given as an argument.
 
     Raises:
-        ConfigurationError: it is no number above 0.
+        ConfigurationError: ``timeout`` is no number above 0.
     """
     try:
         return _seconds(timeout)
@@ -219,14 +220,14 @@ def within_lease(timeout: float, lease: timedelta | None) -> float:
 
 
 def secrets_of_arguments(kwargs: Mapping[str, Any]) -> frozenset[str]:
-    """What must not be seen of an exporter's arguments in a message."""
+    """The parts of an exporter's arguments that must not appear in a message."""
     endpoint, headers = kwargs.get("endpoint"), kwargs.get("headers")
     found = secrets_in(endpoint if isinstance(endpoint, str) else "")
     if isinstance(headers, str):
         return found | secrets_in_pairs(headers)
     try:
         return found | secrets_in(headers=dict(headers or {}))
-    except (TypeError, ValueError):  # not headers; the exporter will say so
+    except (TypeError, ValueError):  # not headers; the exporter reports it
         return found
 
 
@@ -255,6 +256,6 @@ def _shown(text: str) -> str:
 
 
 def warn(message: str) -> None:
-    """Log the warning, unless it was logged since this process began."""
+    """Log the warning, once per process."""
     if complaints.is_new(message):
         _logger.warning("%s", message)

@@ -1,1 +1,1 @@
-"""Stored records -> spans: ids, attributes, what was decided for a run's trace."""
+"""Turns stored records into spans: ids, attributes, and the stored decision about a run's trace."""

@@ -1,7 +1,7 @@
-"""Every attribute name that we write, and what a record's attributes are.
+"""Every attribute name that this package writes, and the attributes of each record.
 
-The names are OpenTelemetry's semantic conventions for CI/CD pipelines where there is one; ours are in one namespace,
-``otel_storage``. The most important come first: what is over the limit of a run is left out from the end.
+Names are from OpenTelemetry's semantic conventions for CI/CD pipelines where these have one; our own are in the
+namespace ``otel_storage``. The most important attributes come first, because a run's limit cuts from the end.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WORKER_PID = "otel_storage.worker.pid"
 TASK_ID = "otel_storage.task.id"
 """The id that the task's class is registered under."""
 PIPELINE_OBJECT = "otel_storage.pipeline_object"
-"""A namespace: ``.app_label``, ``.model_name`` and ``.pk`` of a model object, ``.json`` of any other."""
+"""A prefix: ``.app_label``, ``.model_name`` and ``.pk`` of a model object, ``.json`` of any other object."""
 TASK_OBJECT = "otel_storage.task_object"
 INPUT_DATA = "otel_storage.input_data"
 CONFIG = "otel_storage.config"
@@ -77,7 +77,7 @@ def outcome_of(record: RecordSnapshot) -> PipelineTaskStatus | None:
 
 
 def is_error(status: PipelineTaskStatus | None) -> bool:
-    """Whether a span of this outcome is an error: a failed one is, a cancelled one is not."""
+    """Whether a span of this outcome is an error: failures are, a cancellation is not."""
     return status in FAILED and status is not PipelineTaskStatus.CANCELLED
 
 
@@ -119,9 +119,11 @@ def task_execution_attributes(execution: TaskExecutionSnapshot, trace: RunTrace)
 
 
 def attributes_of_results(execution: TaskExecutionSnapshot, trace: RunTrace) -> tuple[Attributes, Attributes]:
-    """What the spans of all results of a task execution have: before :func:`task_result_state`, and after it.
+    """The attributes that all results of a task execution share.
 
-    The result in standard terms is the task execution's alone.
+    Those before :func:`task_result_state`, and those after.
+
+    Only the task execution's span has the result in OpenTelemetry's terms.
     """
     after: Attributes = {}
     _add_task(after, execution, trace)
@@ -137,7 +139,7 @@ def task_result_state(result: TaskResultSnapshot) -> Attributes:
 
 
 def task_object(result: TaskResultSnapshot, trace: RunTrace) -> Attributes:
-    """The attributes of what the task was started with; the last of a task result's span."""
+    """The attributes of the object that the task was started with, which come last in a task result's span."""
     attributes: Attributes = {}
     _add_object(attributes, TASK_OBJECT, result.task_object, trace)
     return attributes

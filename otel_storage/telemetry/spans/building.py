@@ -43,10 +43,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def task_result_span(result: TaskResultSnapshot) -> ReadableSpan:
-    """The span of a final task result; of no length if it never started.
+    """The span of a final task result; its duration is 0 if the task never started.
 
     Raises:
-        ValueError: the run's trace was decided by a version of this package that this one does not understand.
+        ValueError: the decision about the run's trace was stored by an unknown version of this package.
     """
     return _Run(result.task_execution.pipeline_result.execution).task_result_span(result)
 
@@ -55,22 +55,22 @@ def run_spans(run: RunSnapshot) -> Iterator[ReadableSpan]:
     """The spans of the three levels above the task results: children before their parents, the root last.
 
     Raises:
-        ValueError: the run's trace was decided by a version of this package that this one does not understand.
+        ValueError: the decision about the run's trace was stored by an unknown version of this package.
     """
     return _Run(run.execution).parent_spans(run)
 
 
 class Spans:
-    """Makes the spans of records that are sent together: what those of one run, or of one task, share is made once.
+    """Makes the spans of records that are sent together; data that spans of one run or task share is made once.
 
-    It keeps the snapshots it has seen.
+    The object keeps its snapshots alive.
     """
 
     def __init__(self) -> None:
         self._runs: dict[int, _Run] = {}
 
     def of(self, snapshot: TaskResultSnapshot | RunSnapshot) -> Sequence[ReadableSpan]:
-        """The spans of the snapshot, in the order in which they are to arrive.
+        """The spans of the snapshot, in the order in which they are sent.
 
         Raises:
             ValueError: as of :func:`task_result_span` and :func:`run_spans`.
@@ -80,7 +80,7 @@ class Spans:
         return (self._run(snapshot.task_execution.pipeline_result.execution).task_result_span(snapshot),)
 
     def _run(self, execution: ExecutionSnapshot) -> _Run:
-        # By identity: the snapshots of one query share their parents, and equality would compare whole runs.
+        # Compare by identity: snapshots of one query share their parents, and equality would compare whole runs.
         run = self._runs.get(id(execution))
         if run is None:
             run = self._runs[id(execution)] = _Run(execution)
@@ -114,7 +114,7 @@ def _links(trace: RunTrace) -> tuple[Link, ...]:
 
 
 class _Task:
-    """What the spans of the results of one task execution have in common."""
+    """The data that the spans of one task execution's results share."""
 
     def __init__(self, run: _Run, execution: TaskExecutionSnapshot) -> None:
         self.execution = execution
@@ -125,7 +125,7 @@ class _Task:
 
 
 class _Run:
-    """What the spans of one run have in common."""
+    """The data that the spans of one run share."""
 
     def __init__(self, execution: ExecutionSnapshot) -> None:
         self._execution = execution
@@ -134,7 +134,7 @@ class _Run:
         self._shows_messages = "messages" in self.trace.capture
         self._trace_id = ids.trace_id(execution.run_id)
         self._flags = _SAMPLED if self.trace.sampled else _NOT_SAMPLED
-        # Sorted, whatever order the database gave them back in: the bytes follow it.
+        # Sort, because a database may return JSON keys in another order, and the span's bytes depend on the order.
         self._resource = _resource(json.dumps(dict(self.trace.resource), sort_keys=True))
         self._scope = _scope(self.trace.scope_version)
         self._tasks: dict[int, _Task] = {}
@@ -171,7 +171,7 @@ class _Run:
         return _context(self._trace_id, ids.span_id(kind, record_id), self._flags)
 
     def all_cut(self, attributes: names.Attributes) -> names.Attributes:
-        """The attributes, which were made for this, with their texts cut to size."""
+        """Cut the texts of the attributes to size; changes the given dict."""
         limit = self._limits.value_bytes
         for name, value in attributes.items():
             if isinstance(value, str) and not (len(value) <= limit and value.isascii()):
@@ -233,7 +233,7 @@ class _Run:
         span_kind: SpanKind = SpanKind.INTERNAL,
         links: tuple[Link, ...] = (),
     ) -> ReadableSpan:
-        """The span; name and attributes are cut already."""
+        """The span, from a name and attributes that are cut already."""
         outcome = names.outcome_of(record)
         message = self._message(outcome, record.completed_message)
         make_span: Callable[..., ReadableSpan] = ReadableSpan
@@ -286,7 +286,7 @@ class _Run:
     def _message(self, status: PipelineTaskStatus | None, message: str) -> str:
         if not message:
             return ""
-        # Of a run that fails, many records have the same to say.
+        # In a failed run many records have the same message.
         known = self._messages.get((status, message))
         if known is None:
             known = public_message(status, message, self._shows_messages, self._limits.value_bytes)
@@ -322,7 +322,7 @@ def _first(attributes: names.Attributes, limit: int) -> names.Attributes:
     return dict(islice(attributes.items(), limit))
 
 
-# The same objects for all runs: an exporter groups the spans by them, and what is the same need not be compared.
+# The same object for all runs: exporters group spans by resource, and identical objects need no comparison.
 
 
 class _Scope(InstrumentationScope):
@@ -344,7 +344,7 @@ def _scope(version: str) -> InstrumentationScope:
 
 
 class _Resource(Resource):
-    """A resource that is hashed once: an exporter looks each span's up, and the SDK's is written as JSON each time."""
+    """A resource that is hashed once: exporters hash every span's resource, and the SDK's writes JSON each time."""
 
     def __init__(self, attributes: Mapping[str, AttributeValue]) -> None:
         super().__init__(attributes)
@@ -360,5 +360,5 @@ def _resource(attributes: str) -> Resource:
 
 
 def _nanoseconds(moment: datetime) -> int:
-    """Since the epoch; whole microseconds, without the rounding of ``timestamp()``."""
+    """Nanoseconds since the epoch, exact to the microsecond, without the rounding of ``timestamp()``."""
     return max(0, (moment - _EPOCH) // _MICROSECOND * 1000)

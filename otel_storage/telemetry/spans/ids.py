@@ -1,4 +1,4 @@
-"""The ids of traces and spans: functions of the run id and the record, so that every process knows them all."""
+"""The ids of traces and spans are functions of the run id and the record, so every process can compute them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from hashlib import sha256
 
 # RFC 9562: the version is the thirteenth digit, the variant the two high bits of the seventeenth. Versions 4 and 7 end
-# in random bits, which https://www.w3.org/TR/trace-context-2/ asks of a trace id.
+# in random bits, which https://www.w3.org/TR/trace-context-2/ wants in a trace id.
 _RANDOM_UUID = re.compile(
     r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[47][0-9a-f]{3}\1[89ab][0-9a-f]{3}\1[0-9a-f]{12}", re.IGNORECASE | re.ASCII
 )
@@ -17,8 +17,8 @@ _RANDOM_UUID = re.compile(
 def trace_id(run_id: str) -> int:
     """The id of the run's trace, 128 bits, never 0.
 
-    It is the run id itself where that is a UUID of version 4 or 7, dashed or as 32 hexadecimal digits; of any other run
-    id it is a hash.
+    A run id that is a UUID of version 4 or 7, dashed or as 32 hexadecimal digits, is the trace id itself; any other run
+    id is hashed.
     """
     if _RANDOM_UUID.fullmatch(run_id):
         return int(run_id.replace("-", ""), 16)
@@ -33,13 +33,13 @@ def span_id(kind: str, record_id: int) -> int:
 def is_sampled(trace_id: int, ratio: float) -> bool:
     """Whether the trace is among the ``ratio`` (0 to 1) of all traces that are recorded.
 
-    A hash of the trace id decides, not its low bits as in the SDK's sampler: two of those are fixed in a UUID.
+    A hash of the trace id decides. The SDK's sampler uses the low 64 bits, but two of these are fixed in a UUID.
     """
     return _hash(b"sample", trace_id.to_bytes(16, "big"), 8) < ratio * 2**64
 
 
 def format_trace_id(trace_id: int) -> str:
-    """The trace id as 32 hexadecimal digits, the way trace viewers take it."""
+    """The trace id as 32 hexadecimal digits, as trace viewers expect it."""
     return f"{trace_id:032x}"
 
 

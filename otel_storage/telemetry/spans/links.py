@@ -1,4 +1,4 @@
-"""Where people see a run: addresses that are filled in with its ids."""
+"""Addresses of a run or its trace, made from templates."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _FIELD = re.compile(r"\{(\w*)\}")
 
 
 class UrlTemplate:
-    """An address with ``{run_id}`` or ``{trace_id}`` in it.
+    """A template of an address, with ``{run_id}`` or ``{trace_id}`` in it.
 
     Other braces stay as they are: Grafana's addresses hold JSON.
 
     Args:
         template: ``http://jaeger:16686/trace/{trace_id}``, say.
         name: The argument's name, for the error.
-        fields: What is filled in; the template has one of them at least.
+        fields: The fields that are replaced; the template must have at least one of them.
 
     Raises:
-        ConfigurationError: it is no address, or has none of the fields.
+        ConfigurationError: ``template`` is no address, or has none of the fields.
     """
 
     def __init__(self, template: str, name: str, fields: frozenset[str]) -> None:

@@ -1,4 +1,4 @@
-"""What may leave the process of status messages and stack traces."""
+"""What status messages and stack traces may contain when they leave the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WITHHELD = "message withheld; capture 'messages' to send it"
 
 _ABOUT_INPUT = frozenset({PipelineTaskStatus.VALIDATION_ERROR, PipelineTaskStatus.CONFIG_ERROR})
 
-# django-pipelines says them word for word; there is nothing of anybody's input in them.
+# Messages of django-pipelines itself, word for word; they contain no input.
 _CONSTANTS = frozenset(
     {
         "Input data was provided when no input type was specified",
@@ -32,16 +32,16 @@ _CONSTANTS = frozenset(
 
 @withheld_on_error
 def public_message(status: PipelineTaskStatus | None, message: str, shows_messages: bool, limit: int) -> str:
-    """The message of a status as it may leave: scrubbed of secrets, and of validation errors only loc and type.
+    """The message of a status, without secrets, and with only ``loc`` and ``type`` of validation errors.
 
-    The message of a validation or configuration error is about somebody's input: of one that cannot be read as
-    pydantic's nothing leaves.
+    The message of a validation or configuration error may quote input: one that cannot be parsed as pydantic's is left
+    out completely.
 
     Args:
         status: The status that the message was reported with.
         message: What was reported.
-        shows_messages: Whether ``messages`` are captured; they are scrubbed nonetheless.
-        limit: The longest it may be, in bytes.
+        shows_messages: Whether ``messages`` are captured; secrets are masked in any case.
+        limit: The longest result in bytes.
     """
     if not message:
         return ""
@@ -55,10 +55,10 @@ def public_message(status: PipelineTaskStatus | None, message: str, shows_messag
 
 @withheld_on_error
 def public_stacktrace(status: PipelineTaskStatus, failure: Failure, shows_messages: bool, limit: int) -> str:
-    """The stack trace as it may leave: as :func:`public_message` has it, cut in the middle.
+    """The stack trace by the rules of :func:`public_message`, cut in the middle.
 
-    Of a validation or configuration error the frames leave, and of the exceptions' messages what may leave of the one
-    that was reported.
+    A validation or configuration error keeps its frames, and of the exceptions' messages only the public part of the
+    reported one.
     """
     stack = failure.stacktrace
     if not shows_messages and status in _ABOUT_INPUT:
@@ -85,7 +85,7 @@ _EXCEPTION = re.compile(r"[^\W\d][\w.<>]*(?=: |\Z)")
 
 
 def _without_messages(stack: str, failed_with: str, message: str) -> Iterator[str]:
-    """The lines of the stack trace that are known to be the traceback module's, frames and types of exceptions."""
+    """The lines of the stack trace that the traceback module wrote itself: frames and types of exceptions."""
     in_frame = in_stack = False
     reported = {failed_with, failed_with.removeprefix("__main__.")}
     for line in stack.split("\n"):

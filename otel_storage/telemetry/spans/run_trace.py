@@ -1,6 +1,7 @@
-"""What is decided about a run's trace when the run is built, and kept with the run.
+"""The decision about a run's trace, which is made when the run is built and stored with the run.
 
-Every sender goes by it, whatever its own environment says, so that a span is the same whoever sends it and when.
+Every sender uses the stored decision instead of its own environment, so a span is the same from every sender at any
+time.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ from otel_storage.telemetry.spans import ids
 logger = logging.getLogger("otel_storage")
 
 VERSION = 1
-"""Of the JSON that a run's trace is kept as."""
+"""The version of the JSON format in which a run's trace decision is stored."""
 
 DEFAULT_SERVICE_NAME = "pipelines"
 
 CAPTURE_NAMES = frozenset({"config", "input_data", "messages", "objects"})
-"""What ``capture`` may let out of the process.
+"""The names that ``capture`` accepts: data that may leave the process.
 
 ``input_data``: what runs are started with. ``config``: the tasks' configuration. ``objects``: what pipelines and tasks
 iterate over, as JSON; without it only app, model and key of Django's model objects leave. ``messages``: validation
@@ -60,7 +61,7 @@ messages in full; without it only where and what kind the errors are. Secrets ar
 """
 
 OTEL_TRACES_EXPORTER = "OTEL_TRACES_EXPORTER"
-"""The variable is the SDK's too, but has no name there."""
+"""A variable of the SDK, which has no constant for its name."""
 
 AttributeValue = str | bool | int | float
 
@@ -79,14 +80,14 @@ _RESOURCE_VARIABLES = (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much a span may carry."""
+    """The limits of a span's size."""
 
     value_bytes: int = VALUE_BYTES
     """Longest attribute value, in bytes of UTF-8."""
     attributes: int | None = 128
-    """Most attributes of a span; None is any number."""
+    """The most attributes of a span; None for any number."""
     event_attributes: int | None = 128
-    """Most attributes of an event."""
+    """The most attributes of an event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,7 @@ class SpanLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrace:
-    """What is decided about the trace of one run."""
+    """The decision about the trace of one run."""
 
     sampled: bool
     """Whether the run's spans are sent at all."""
@@ -112,10 +113,10 @@ class RunTrace:
     limits: Limits = Limits()
     link: SpanLink | None = None
     url: str | None = None
-    """Where people find the run."""
+    """The address where people find the run."""
 
     def as_json(self) -> dict[str, Any]:
-        """What :meth:`from_json` takes, made of what JSON can hold."""
+        """The decision as JSON values, for :meth:`from_json`."""
         return {
             "version": VERSION,
             "sampled": self.sampled,
@@ -142,7 +143,7 @@ class RunTrace:
         """The decision that was stored.
 
         Raises:
-            ValueError: it was stored by a version of this package that this one does not understand.
+            ValueError: an unknown version of this package stored the decision.
         """
         if stored.get("version") != VERSION:
             raise ValueError(
@@ -166,7 +167,7 @@ def check_capture(names: Iterable[str]) -> frozenset[str]:
     """The names, if each of them is one of ``CAPTURE_NAMES``.
 
     Raises:
-        ConfigurationError: one is not; the message lists those that are.
+        ConfigurationError: a name is unknown; the message lists the valid ones.
     """
     known = ", ".join(repr(name) for name in sorted(CAPTURE_NAMES))
     if isinstance(names, str):
@@ -183,10 +184,10 @@ def check_capture(names: Iterable[str]) -> frozenset[str]:
 def decide(
     run_id: str, *, service_name: str | None = None, capture: Iterable[str] = (), url: str | None = None
 ) -> RunTrace | None:
-    """What becomes of the trace of a run that is being built, by the arguments and OpenTelemetry's variables.
+    """Decide on the trace of a new run, by the arguments and OpenTelemetry's variables.
 
-    ``OTEL_TRACES_SAMPLER`` decides on the run as on a root span. A variable that cannot be used is warned of once, and
-    its default taken.
+    ``OTEL_TRACES_SAMPLER`` decides on the run as on a root span. An invalid variable causes one warning, and its
+    default applies.
 
     Args:
         run_id: The run's id.
@@ -213,7 +214,7 @@ def decide(
 
 
 def is_disabled() -> bool:
-    """Whether OpenTelemetry's variables turn traces off."""
+    """Whether OpenTelemetry's variables disable traces."""
     if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return True
     exporters = {name.strip().lower() for name in os.environ.get(OTEL_TRACES_EXPORTER, "").split(",")} - {""}
@@ -224,7 +225,7 @@ def _environment(names: Sequence[str]) -> tuple[str | None, ...]:
     return tuple(map(os.environ.get, names))
 
 
-# What the environment says is read again only when it has changed: the second argument is there to be compared.
+# Cached by the variables' values: the second argument only serves as part of the cache key.
 
 
 @lru_cache(maxsize=64)
@@ -258,7 +259,7 @@ def _limits(_environment: tuple[str | None, ...]) -> Limits:
 
 @lru_cache(maxsize=8)
 def _ratio(sampler: str | None, argument: str | None) -> float:
-    """The share of runs that is sampled; a run has no parent, so that of a parent-based sampler is its root's."""
+    """The share of runs that is sampled; a run has no parent, so a parent-based sampler uses its root sampler."""
     name = (sampler or "").strip().lower().removeprefix("parentbased_")
     if name in ("", "always_on"):
         return 1.0
