@@ -30,11 +30,11 @@ Seconds = float | timedelta
 
 
 COPIES_PATIENCE = 5.0
-"""Seconds that a run of another storage waits for the database of its copies to answer, at most."""
+"""The most seconds that a run of a wrapped storage waits for the database of its copies."""
 
 
 def _forwarded(method: Method) -> Method:
-    """The method of the same name of the wrapped storage."""
+    """Forwards a method to the wrapped storage's method of the same name."""
     name = method.__name__
 
     @wraps(method)
@@ -48,7 +48,7 @@ def _forwarded(method: Method) -> Method:
 
 
 def _told(method: Method) -> Method:
-    """The method of the same name of the wrapped storage, which tells of it; of another's, its watch does."""
+    """Forwards a method whose changes telemetry must see: to our storage, or to the watch of any other storage."""
     name = method.__name__
 
     @wraps(method)
@@ -61,27 +61,27 @@ def _told(method: Method) -> Method:
 class OtelPipelineStorage(PipelineStorage):
     """Keeps the records of pipeline runs in a storage, and makes every run an OpenTelemetry trace.
 
-    The records are the storage's own. A record that becomes final leaves a reference to it in the transaction that
-    makes it so; its span is sent, by a thread of this process or by ``otel-storage deliver --watch``, until the
-    endpoint has acknowledged it. Of a storage that is not ours the records are watched, and what spans are made from
-    is copied into a database beside it, just after each of its own commits.
+    Records are the storage's own objects. The transaction that makes a record final also writes a reference to the
+    record into the outbox. A thread of this process, or ``otel-storage deliver --watch``, sends the record's span until
+    the endpoint acknowledges it. The records of a wrapped storage are watched: just after each of its commits, the data
+    for spans is copied into a database beside it.
 
     Args:
         storage: None for a :class:`~otel_storage.sql.storage.SqlPipelineStorage` on ``url``; or any storage, as an
             instance, a dotted path of its class, or a pair of a path and keyword arguments.
-        url: The database of a storage that is made here; see ``SqlPipelineStorage``.
-        outbox_url: The database beside a storage that is not ours; found as ``url`` is.
+        url: The database of a storage that this class makes; see ``SqlPipelineStorage``.
+        outbox_url: The database beside a wrapped storage; the default is that of ``url``.
         exporter: None for OTLP as OpenTelemetry's standard variables (``OTEL_EXPORTER_OTLP_*``) say; or a
             ``SpanExporter``, as an instance (which serves this process alone), a path, or a pair.
-        delivery: ``"thread"`` to send by a background thread of each process, ``"external"`` to leave it to another:
-            ``otel-storage deliver --watch``.
+        delivery: ``"thread"`` to send by a background thread of each process, ``"external"`` to leave sending to
+            another process: ``otel-storage deliver --watch``.
         service_name: The service that runs are traced under; None takes ``OTEL_SERVICE_NAME``, else ``pipelines``.
         capture: What may leave the process beside states, identities and error messages: any of ``"input_data"``,
             ``"config"``, ``"objects"`` and ``"messages"`` (of validation errors).
-        trace_url: Where people see a trace, e.g. ``http://jaeger:16686/trace/{trace_id}``: an address in which
-            ``{trace_id}`` and ``{run_id}`` are filled in. Records give it by ``get_trace_url()``.
-        run_url: Where people see a run, e.g. ``https://ops.example.com/pipelines/{run_id}/results/``. It is an
-            attribute of the run's root span.
+        trace_url: The address of a trace in a viewer, e.g. ``http://jaeger:16686/trace/{trace_id}``: ``{trace_id}`` and
+            ``{run_id}`` are replaced. ``get_trace_url()`` of records returns the address.
+        run_url: The address of a run's page, e.g. ``https://ops.example.com/pipelines/{run_id}/results/``. The run's
+            root span has the address as an attribute.
         settle_quiet: Seconds that a final run with PENDING records waits, without a change, for its parent spans to be
             sent.
         settle_after: Seconds that a final run waits so for a task result that is RUNNING.
@@ -137,7 +137,7 @@ class OtelPipelineStorage(PipelineStorage):
         self._exporter = exporter
         self._lease = leased
         self.delivery = self._delivery(settling, age, leased, threaded=delivery == "thread")
-        """What sends the spans."""
+        """The delivery of spans."""
         from otel_storage.telemetry.recording import Recording
 
         recording = Recording(
@@ -164,24 +164,24 @@ class OtelPipelineStorage(PipelineStorage):
 
     @property
     def export_problem(self) -> ConfigurationError | None:
-        """What keeps every span from being sent, as far as OpenTelemetry's variables tell; nobody is asked."""
+        """Why no span can be sent, judged by OpenTelemetry's variables alone; connects to nothing."""
         from otel_storage.telemetry.otlp.exporter import problem_of
         from otel_storage.telemetry.spans.run_trace import is_disabled
 
         return None if is_disabled() else problem_of(self._exporter)
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Send the spans that are due, and wait for it at most ``timeout`` seconds.
+        """Send the due spans, and wait at most ``timeout`` seconds for their acknowledgement.
 
         Returns:
-            True when all that was due at the call is acknowledged. Runs whose parents wait for the records below them
-            do not count, nor does what another process is sending. With ``delivery="external"`` it waits for the
-            process that sends, and is False if none does.
+            True if everything that was due at the call is acknowledged. Runs whose parent spans wait for unfinished
+            records do not count, nor do references leased to another process. With ``delivery="external"`` this waits
+            for the other process, and returns False if no process sends.
         """
         return self.delivery.flush(timeout)
 
     def close(self) -> None:
-        """Send what is due, for 5 seconds at most, stop sending, and close a storage that was made here."""
+        """Send what is due for at most 5 seconds, stop sending, and close the storage if this class made it."""
         self.delivery.close()
         self._teller.listener = None
         if self._watch is not None:
@@ -195,7 +195,7 @@ class OtelPipelineStorage(PipelineStorage):
         return f"{type(self).__name__}({self.storage!r})"
 
     def _delivery(self, settling: Settling, max_age: timedelta, lease: timedelta, *, threaded: bool) -> Delivery:
-        # Imported here, as what exports is: a process that only reads needs none of it.
+        # Imported here, like the exporter: a process that only reads needs neither.
         from otel_storage.telemetry.delivery.rounds import Delivery
         from otel_storage.telemetry.delivery.sending import Sender, SendingRules
         from otel_storage.telemetry.spans.run_trace import is_disabled
@@ -211,12 +211,12 @@ class OtelPipelineStorage(PipelineStorage):
             describe=self._describe,
             serves_children=self._exporter is None or _is_path(self._exporter),
             counting=self.records.totals,
-            # One that outlives the storage opens connections again.
+            # A thread that outlives the storage may open connections again: close them.
             at_end=self.records.database.dispose if closes_records else lambda: None,
         )
 
     def _watch_storage(self) -> StorageWatch:
-        # Imported here: most storages are ours.
+        # Imported here, because most storages are ours and need no watch.
         from otel_storage.sql.records.record import SqlRecord
         from otel_storage.sql.upkeep.copies import SqlCopies
         from otel_storage.watch.storage import StorageWatch
@@ -232,7 +232,7 @@ class OtelPipelineStorage(PipelineStorage):
 
     def _describe(self) -> str:
         if self._exporter is None:
-            # OpenTelemetry's exporters connect to nothing before they export.
+            # Opening is cheap: OpenTelemetry's exporters do not connect before they export.
             exporter = self._open_exporter()
             exporter.shutdown()
             return exporter.description

@@ -1,1 +1,1 @@
-"""What fits the package into frameworks; nothing else of ours imports it."""
+"""Integrations with frameworks; no other part of the package imports them."""

@@ -1,1 +1,1 @@
-"""What our parts promise each other: the outbox, snapshots of records, copies of runs, totals."""
+"""The protocols between the parts of this package: the outbox, snapshots of records, copies of runs, totals."""

@@ -1,7 +1,7 @@
-"""Copies of the runs of a storage that is wrapped: what their spans are made from, kept in tables of ours.
+"""Copies of a wrapped storage's runs: the data of their spans, stored in our tables.
 
-A copy is made when a run is built, and follows the transitions that are told of the run's records. It knows the records
-by the ids that they have in their own storage.
+A copy is made when a run is built, and follows the reported transitions of the run's records. Copies keep the ids that
+records have in the wrapped storage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from otel_storage.results.status import PipelineTaskStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResultCopy:
-    """What is copied of a TaskResult."""
+    """The copied data of a TaskResult."""
 
     id: int
     task_object: Any
@@ -25,7 +25,7 @@ class TaskResultCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskExecutionCopy:
-    """What is copied of a TaskExecution."""
+    """The copied data of a TaskExecution."""
 
     id: int
     pipeline_task: str
@@ -36,7 +36,7 @@ class TaskExecutionCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineResultCopy:
-    """What is copied of a PipelineResult."""
+    """The copied data of a PipelineResult."""
 
     id: int
     pipeline_object: Any
@@ -47,14 +47,14 @@ class PipelineResultCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCopy:
-    """What is copied of a PipelineExecution and all below it, as it was built: PENDING."""
+    """The copied data of a new PipelineExecution and all records below it, all PENDING."""
 
     id: int
     run_id: str
     pipeline_id: str
     created: datetime
     trace: dict[str, Any]
-    """What was decided about the run's trace when it was built."""
+    """The decision about the run's trace."""
     input_data: Any
     pipeline_results: Sequence[PipelineResultCopy]
 
@@ -72,23 +72,24 @@ class RecordChange:
     """Aware, in UTC."""
     message: str
     started: datetime | None = None
-    """When the record started, where its RUNNING may not have been told."""
+    """When the record started, in case its RUNNING was not reported."""
     failure: Failure | None = None
 
 
 class RunCopies(Protocol):
-    """Where the copies are kept; every method is a transaction of its own, and may raise what the database does."""
+    """Stores the copies; every method is a transaction of its own, and may raise errors of the database."""
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the connections."""
 
     def add(self, run: RunCopy) -> None:
-        """Keep the copy of a new run, and write the reference to its parents' spans if it is sampled."""
+        """Store the copy of a new run, with the reference to its parents' spans if the run is sampled."""
 
     def apply(self, changes: Sequence[RecordChange]) -> bool:
-        """Apply the changes that advance the copies, in their order, with references for those that are final.
+        """Apply the changes that advance the copies, in their order, and write references for final records.
 
-        Of the final statuses that are told of a record the first wins. Changes of runs that have no copy are ignored.
+        If several final statuses of a record are reported, the first one wins. Changes of runs that have no copy are
+        ignored.
 
         Returns:
             Whether a reference was written or made due.
@@ -98,4 +99,4 @@ class RunCopies(Protocol):
         """Whether the run's spans are sent; None if it has no copy."""
 
     def remove(self, run_ids: Sequence[str]) -> None:
-        """Remove the copies of runs that were removed; references to their unsent spans are lost, and counted."""
+        """Remove the copies of removed runs; references to their unsent spans are lost, and their number is logged."""

@@ -1,6 +1,6 @@
-"""What a record comes to with everything below it: its outcome, its bounds in time, and whether something is open.
+"""The extent of a record and everything below it: its outcome, its bounds in time, and whether it is still open.
 
-One rule for the spans that are sent, for what the command line shows, and for pages.
+The same rule serves spans, the command line, and pages.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _WORST_FIRST = (
 
 @dataclass(slots=True)
 class Extent:
-    """A record with everything below it, or several records of one status that have nothing below them."""
+    """A record with everything below it, or several records of one status without children."""
 
     outcome: PipelineTaskStatus
-    """What the record counts as: its status, or for a task whose results are all final the worst of theirs."""
+    """The record's outcome: its status, or the worst status of its results for a task whose results are all final."""
     start: datetime | None
-    """The earliest known moment; None if nothing was ever started nor ended."""
+    """The earliest known moment; None if nothing ever started or ended."""
     end: datetime | None
-    """The latest known moment. While something is open, a later one will follow."""
+    """The latest known moment; while the extent is open, later ones will follow."""
     is_open: bool
-    """Whether the record, or one below it, was started and has not ended."""
+    """Whether the record, or a record below it, has started and not ended."""
 
     @classmethod
     def of_status(cls, status: PipelineTaskStatus, start: datetime | None, end: datetime | None) -> Extent:
@@ -47,11 +47,11 @@ def extent(
     completed: datetime | None,
     below: Collection[Extent] = (),
 ) -> Extent:
-    """What a record comes to.
+    """Compute the extent of a record.
 
     A parent contains its children, also those that are RUNNING: their spans, which are sent later, lie inside the
     parent's. The end is the latest known moment, so a record that was reported final before its children contains them
-    too. A host whose clock is behind may report an end before the start: the start counts, as in a span.
+    too. A host whose clock is behind may report an end before the start; then the end is set to the start.
 
     Only a task's results decide for their parent: the eager runner never reports a task final. The levels above may get
     more to do after their children are final.

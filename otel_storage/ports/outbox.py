@@ -1,9 +1,9 @@
-"""What a storage keeps for telemetry: references to final records whose spans are not acknowledged yet.
+"""The outbox: references to final records whose spans are not acknowledged yet.
 
-A reference is written in the transaction that makes its record final, and removed once the record's span is accepted.
-There is one per final task result, and one per run for the three levels above, which leave together after their
-children. A sender claims references for a time (a lease), so that several may work side by side, and what a dead one
-held becomes free again.
+The transaction that makes a record final writes the reference, and the reference is removed when the record's span is
+accepted. Each final task result has one reference. Each run has one for its three parent levels, which are sent
+together after their children. A sender claims references for a time (a lease), so that several senders can work side by
+side, and the references of a dead sender become free again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Protocol
 from otel_storage.ports.snapshots import RunSnapshot, TaskResultSnapshot
 
 REPLAY_RATE = 500
-"""How many replayed references become due in a second: fewer than a sender sends in it."""
+"""How many replayed references become due per second: fewer than a sender sends per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A reference that this sender holds, with what its spans are made from."""
+    """A reference that this sender holds, with the data of its spans."""
 
     reference_id: int
     attempts: int
-    """How often it was sent before, in vain."""
+    """How many attempts to send it have failed."""
     snapshot: TaskResultSnapshot | RunSnapshot
 
 
@@ -34,46 +34,46 @@ class Claims:
     """References held under one lease."""
 
     token: str
-    """What the lease is known by; nobody else can settle or release its references."""
+    """The token of the lease; only its holder can settle or release the references."""
     claims: Sequence[Claim]
     looked_at: int
-    """How many references were looked at: runs that have not settled are, but cannot be claimed."""
+    """How many references were examined, including runs that have not settled and so cannot be claimed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """When a run that is final counts as settled although there are records in it that are not."""
+    """When a final run counts as settled although some of its records are not final."""
 
     quiet: timedelta = timedelta(seconds=30)
-    """Records that are PENDING are waited for until nothing in the run has changed for this long."""
+    """PENDING records delay the run until nothing in it has changed for this long."""
     after: timedelta = timedelta(days=1)
-    """Task results that are RUNNING are waited for until nothing in the run has changed for this long."""
+    """RUNNING task results delay the run until nothing in it has changed for this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxCounts:
-    """How many references there are, by what they wait for."""
+    """How many references there are, by their state."""
 
     due: int
-    """To be sent now."""
+    """Due now."""
     retrying: int
-    """Sent in vain, and waiting for their next attempt."""
+    """Waiting for the next attempt after a failure."""
     leased: int
-    """In the hands of a sender."""
+    """Leased to a sender."""
     held: int
-    """Runs that are final, whose parent spans wait for the records below them."""
+    """Final runs, whose parent spans wait for unfinished records."""
     open: int
     """Runs that are not final yet."""
     refused: int
     """Set aside, because the endpoint refused their spans for good."""
     expired: int
-    """Older than the greatest age at which they are sent."""
+    """Too old to be sent (older than max_age)."""
     oldest: datetime | None
-    """When the oldest one that waits to be sent was written."""
+    """When the oldest unsent reference was written."""
 
     @property
     def waiting(self) -> int:
-        """How many wait to be sent or are being sent: due, retrying and leased."""
+        """How many are to be sent: due, retrying and leased."""
         return self.due + self.retrying + self.leased
 
 
@@ -82,74 +82,74 @@ class OutboxStatus(OutboxCounts):
     """How many references there are, and why they are still there."""
 
     error: str
-    """Why the last attempt of one that waits failed; empty if none did."""
+    """The error of the last failed attempt among references that are retrying; empty if there is none."""
     refusal: str
-    """Why the last one that was set aside was refused; empty if none was."""
+    """Why the last refused reference was refused; empty if there is none."""
     hold: str
-    """What the last one that is held waits for; empty if none is."""
+    """What the last held reference waits for; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenSender:
-    """A process that sends, as it was last seen."""
+    """A process that sends, by its last report."""
 
     host: str
     pid: int
     is_watching: bool
-    """Whether sending is all that it does: ``otel-storage deliver --watch``."""
+    """Whether it does nothing but send: ``otel-storage deliver --watch``."""
     seen: datetime
-    """When it was last heard of."""
+    """When it last reported."""
     sent: datetime | None
-    """When spans of it were last accepted."""
+    """When its spans were last accepted."""
     failed: datetime | None
-    """When it last sent in vain."""
+    """When its last failed attempt was."""
     error: str
-    """Why; empty if it never did."""
+    """Why the attempt failed; empty if none ever failed."""
 
 
 class Senders(Protocol):
-    """The processes that send, as they tell of themselves; those not heard of for long are forgotten.
+    """The processes that send, by their own reports; one that stops reporting is forgotten after a while.
 
-    Every method is a transaction of its own, and may raise what the database does.
+    Every method is a transaction of its own, and may raise errors of the database.
     """
 
     def seen(
         self, token: str, *, is_watching: bool, sent: datetime | None, failed: datetime | None, error: str
     ) -> None:
-        """Say that this process sends, and what its sending came to; ``token`` is its own, and no other process's."""
+        """Store this process's report and its last results; ``token`` identifies the process."""
 
     def forget(self, age: timedelta) -> int:
-        """Forget those that were not heard of for so long; returns how many."""
+        """Forget the senders that have not reported for this long; returns their number."""
 
     def latest(self, limit: int) -> Sequence[SeenSender]:
-        """Those that were heard of last, newest first."""
+        """The senders that reported last, newest first."""
 
     def last_watching(self) -> SeenSender | None:
-        """The one that watches and was heard of last; None if none ever did."""
+        """The watching sender that reported last; None if there was never one."""
 
     def last_success(self) -> SeenSender | None:
-        """The one whose spans were accepted last; None if none ever were."""
+        """The sender whose spans were accepted last; None if there was never one."""
 
     def last_failure(self) -> SeenSender | None:
-        """The one that sent in vain last; None if none ever did."""
+        """The sender whose attempt failed last; None if there was never one."""
 
 
 class Outbox(Protocol):
-    """References, to be claimed and settled.
+    """The references, which senders claim and settle.
 
-    Every method is a transaction of its own, or several, and may raise what the database does.
+    Every method is one or several transactions of its own, and may raise errors of the database.
     """
 
     @property
     def senders(self) -> Senders:
-        """Those who claim and settle them."""
+        """The senders that claim and settle references."""
 
     def claim_task_results(
         self, limit: int, lease: timedelta, due_by: datetime | None = None, *, newest_first: bool = False
     ) -> Claims:
         """Claim up to ``limit`` references of task results that are due, or were by ``due_by``.
 
-        Those that have been due for the longest, or with ``newest_first`` for the shortest time.
+        References that have been due the longest come first; with ``newest_first``, those that became due last.
         """
 
     def claim_runs(
@@ -164,13 +164,13 @@ class Outbox(Protocol):
         """Claim up to ``limit`` references of runs that are due, or were by ``due_by``, and have settled.
 
         A run has settled when it is final, the spans of its task results are acknowledged, none of them is RUNNING, and
-        neither is one PENDING nor a pipeline result RUNNING, or nothing in the run has changed for a while. What its
-        spans are made from is stored then; a record that changes later no longer changes them. Runs that have not
-        settled are looked at again later.
+        neither is one PENDING nor a pipeline result RUNNING, or nothing in the run has changed for a while. The data of
+        its spans is stored then, so that later changes of records do not change the spans. Runs that have not settled
+        are examined again later.
         """
 
     def renew(self, token: str, reference_ids: Sequence[int], lease: timedelta) -> Collection[int]:
-        """Prolong the lease on the references; returns those that have not been lost to another sender."""
+        """Prolong the lease on the references; returns those that no other sender has taken."""
 
     def settle(self, token: str, reference_ids: Sequence[int]) -> int:
         """Remove references whose spans were accepted; returns how many of them the token still held."""
@@ -179,28 +179,29 @@ class Outbox(Protocol):
         """Give references back after a failure, to be due again after ``delay``."""
 
     def refuse(self, token: str, reference_ids: Sequence[int], *, error: str) -> None:
-        """Set references aside whose spans were refused for good."""
+        """Set references aside whose spans the endpoint refused for good."""
 
     def expire(self, max_age: timedelta) -> int:
         """Mark references older than ``max_age`` as expired, so that they are no longer sent; returns how many."""
 
     def hasten(self, *, held_only: bool = False, tried_only: bool = False) -> None:
-        """Make due now the runs that are held and, unless ``held_only``, all that is due later.
+        """Make the held runs due now and, unless ``held_only``, all references that are due later.
 
-        With ``tried_only``, of that only what waits for its next attempt: a replay lets the rest become due bit by bit.
+        With ``tried_only``, of the latter only references that wait for their next attempt, because those of a replay
+        become due gradually.
         """
 
     def status(self) -> OutboxStatus:
-        """How many references there are, by what they wait for, and why."""
+        """How many references there are by their state, and the last reasons."""
 
     def counts(self) -> OutboxCounts:
-        """How many references there are, by what they wait for."""
+        """How many references there are by their state."""
 
     def last_id(self) -> int:
         """The id of the newest reference; 0 if there is none."""
 
     def has_unsent(self, last_id: int, due_by: datetime, *, leased_too: bool = True) -> bool:
-        """Whether a reference up to ``last_id`` waits that was due by then or was sent in vain since.
+        """Whether a reference up to ``last_id`` is still unsent that was due by then, or whose attempt failed since.
 
-        Unless ``leased_too``, those in the hands of a sender do not count.
+        Leased references count only with ``leased_too``.
         """

@@ -1,4 +1,4 @@
-"""What a final status means in the terms of OpenTelemetry's conventions: success, failure, timeout or cancellation."""
+"""Final statuses in the terms of OpenTelemetry's conventions: success, failure, timeout or cancellation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ OUTCOMES = {
     PipelineTaskStatus.CONFIG_ERROR: FAILURE,
     PipelineTaskStatus.CANCELLED: CANCELLATION,
 }
-"""What each final status means, whatever its message; TIMEOUT is told by that alone."""
+"""The outcome of each final status by itself; only a message makes an outcome TIMEOUT."""
 
 MESSAGE_LENGTH = 240
-"""So many characters of a message tell whether it is a timeout's."""
+"""How many characters of a message are enough to recognise a timeout."""
 
-# How billiard, whose exceptions Celery raises, prints them; the parents of a task result have the message alone.
+# The texts of billiard's exceptions, which Celery raises; the parents of a task result have only the message.
 _TIMED_OUT = re.compile(r"(?:Soft)?TimeLimitExceeded\(.{0,200}\)", re.DOTALL)
 
 
 def outcome(status: PipelineTaskStatus, message: str) -> str:
-    """What the final status means, with its message: a failure for Celery's time limits is a timeout."""
+    """The outcome of a final status with its message: a failure because of Celery's time limits is a timeout."""
     if status is PipelineTaskStatus.RUNTIME_ERROR and _TIMED_OUT.fullmatch(message):
         return TIMEOUT
     return OUTCOMES[status]

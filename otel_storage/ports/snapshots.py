@@ -1,8 +1,8 @@
-"""Records as they are stored, without behaviour: what a span is made from.
+"""Snapshots of stored records, without behaviour: the data of spans.
 
-All times are aware and UTC. A snapshot of one record is the same whenever it is read: a task result's is taken once it
-is final, those of the three levels above as they were when the run's telemetry was settled. Nothing changes one, though
-those of records are not frozen: it would take Python three times as long to make one, and one is made for each span.
+All times are aware and UTC. A record's snapshot is the same whenever it is read: a task result's shows it once it is
+final, those of the three parent levels show them when the run settled. No code changes a snapshot. The classes are not
+frozen, because making frozen instances takes three times as long, and each span needs one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Failure:
 
 @dataclass(slots=True, kw_only=True)
 class RecordSnapshot:
-    """What the four kinds have in common."""
+    """The fields that the four kinds share."""
 
     id: int
     status: PipelineTaskStatus
@@ -41,14 +41,14 @@ class RecordSnapshot:
 
 @dataclass(slots=True, kw_only=True)
 class ParentSnapshot(RecordSnapshot):
-    """A record that has records below it."""
+    """A record with children."""
 
     span_start: datetime | None = None
-    """The earliest of its own times and those of the spans below it; None for a record that has no span."""
+    """The earliest time of the record and the spans below it; None if the record has no span."""
     span_end: datetime | None = None
-    """The latest of them."""
+    """The latest time of the record and the spans below it."""
     outcome: PipelineTaskStatus | None = None
-    """The final status it counts as: its own, or for a task execution never reported final that of its results."""
+    """The final status that counts: its own, or that of its results for a task execution never reported final."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class ExecutionSnapshot(ParentSnapshot):
     pipeline_id: str
     input_data: Any
     trace: dict[str, Any]
-    """What was decided about the run's trace when it was built."""
+    """The decision about the run's trace."""
 
 
 @dataclass(slots=True, kw_only=True)

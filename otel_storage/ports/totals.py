@@ -1,7 +1,7 @@
-"""Totals of the records that became final, and what goes on now: what metrics are made from.
+"""Totals of final records, and the current state: the data of metrics.
 
-A final record is added to the totals once, some time after its transition, by whoever counts. Totals only grow: a
-cleanup takes nothing from them.
+A counting process adds each final record to the totals once, some time after its transition. Totals never decrease: a
+cleanup subtracts nothing from them.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from otel_storage.ports.outbox import OutboxCounts
 from otel_storage.results.status import PipelineTaskStatus
 
 BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
-"""The upper bounds of the histograms' buckets in seconds; there is one more without."""
+"""The upper bounds of the histograms' buckets in seconds; one more bucket has no bound."""
 
 BOUNDS_VERSION = 1
-"""Stored with each histogram: to change the bounds is to begin a new version."""
+"""Stored with each histogram; increase it whenever the bounds change."""
 
 SHOWN_FOR = timedelta(seconds=10)
-"""How long a total is shown as it began before its value is: a counter born at 1 has grown by nothing."""
+"""For this long a new series is exposed with its earlier value, so that ``increase()`` sees its first event."""
 
 MOST_SERIES = 1000
-"""How many tasks and pipelines are told apart unless something else is asked for."""
+"""How many tasks and pipelines have series of their own by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How many took how long."""
+    """A histogram of durations."""
 
     counts: tuple[int, ...]
-    """How many were within each bound but not the one before, as OpenTelemetry counts them; the last: above all."""
+    """The count of each bucket, not cumulative, as in OpenTelemetry; the last bucket is above all bounds."""
     total: int
-    """Microseconds that all took together."""
+    """The sum of the durations in microseconds."""
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """The number of durations."""
         return sum(self.counts)
 
     def __add__(self, other: Histogram) -> Histogram:
@@ -55,13 +55,13 @@ class TracedRun:
 
     run_id: str
     record_id: int
-    """The id of the record that was counted, as its span is made from it."""
+    """The id of the counted record, from which its span id is computed."""
     at: datetime
-    """When the record was final."""
+    """When the record became final."""
     execution: float | None
-    """Seconds from started to completed; None where it was never started."""
+    """Seconds from started to completed; None if the record never started."""
     queue: float | None
-    """Seconds from created to started."""
+    """Seconds from created to started; None if the record never started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +70,12 @@ class Total:
 
     pipeline_id: str
     pipeline_task: str
-    """Empty: the total is of the pipeline's runs."""
+    """The task; empty if the total is of the pipeline's runs."""
     status: PipelineTaskStatus
     outcome: str
-    """See :mod:`~otel_storage.ports.outcomes`; of a task what its status means alone."""
+    """See :mod:`~otel_storage.ports.outcomes`; for a task, by the status alone."""
     created: datetime
-    """Since when they are counted."""
+    """When counting for this total began."""
     count: int
     execution: Histogram
     """From started to completed."""
@@ -92,7 +92,7 @@ class Active:
 
     pipeline_id: str
     pipeline_task: str
-    """Empty: these are the pipeline's runs."""
+    """The task; empty for the pipeline's runs."""
     status: PipelineTaskStatus
     """PENDING or RUNNING."""
     count: int
@@ -106,41 +106,41 @@ class Sending:
     """The processes that send spans."""
 
     watching: int
-    """How many were seen in the last five minutes that do nothing else."""
+    """How many processes that do nothing but send reported in the last five minutes."""
     others: int
-    """How many others were."""
+    """How many other processes did."""
     last_success: datetime | None
     last_failure: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All that metrics tell, as it was at one time."""
+    """The data of all metrics at one point in time."""
 
     at: datetime
     totals: Sequence[Total]
-    """In the order in which they were first known."""
+    """In the order in which they were created."""
     active: Sequence[Active]
     """Runs that are PENDING or RUNNING, and task results that are RUNNING."""
     outbox: OutboxCounts
     sending: Sending
     unshown: Sequence[int]
-    """What :meth:`Totals.show` is told of once somebody has these figures: totals that nobody ever saw."""
+    """The totals that were never shown, for :meth:`Totals.show` once these figures are delivered."""
 
 
 class Counting(Protocol):
     """Adds final records to the totals."""
 
     def count(self, *, seconds: float | None = None) -> bool:
-        """Count until nothing is left to be counted, or for about so many seconds.
+        """Count until every final record is counted, or for about ``seconds`` seconds.
 
-        In transactions that let writers in; several processes may count side by side.
+        Counting takes short transactions that let other writers in; several processes may count side by side.
 
         Returns:
-            Whether all is counted that was final at the call.
+            Whether every record that was final at the call is counted.
 
         Raises:
-            Exception: what the database raised; what is counted by then stays so.
+            Exception: the database's error; records counted by then stay counted.
         """
 
 
@@ -148,15 +148,15 @@ class Totals(Counting, Protocol):
     """Totals, and how they are read."""
 
     def know(self, pipelines: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
-        """Have a total of each final status of the pipelines and tasks given, and of those of the newest runs."""
+        """Create missing totals, one per final status, of the given pipelines and tasks and of those of new runs."""
 
     def read(self, *, as_shown: bool = True) -> Figures:
         """The figures as they are now.
 
         Args:
-            as_shown: For somebody who derives a growth from them: a total that nobody saw until ten seconds ago is
-                given as it was an hour or two ago, mostly 0. Without it, all are given as they are.
+            as_shown: For readers that compute increases: for 10 seconds after a total was first shown, it has the value
+                of one or two hours earlier (usually 0). Otherwise all totals have their current values.
         """
 
     def show(self, unshown: Sequence[int]) -> None:
-        """Say that the totals were seen, by who derives a growth from them; the first time counts."""
+        """Store that the totals were shown to a reader that computes increases; only the first time counts."""

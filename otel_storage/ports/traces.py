@@ -1,4 +1,4 @@
-"""What a run stores about its trace: decided by the telemetry, kept by a storage as it is."""
+"""The data that a run stores about its trace: telemetry decides on it, and a storage keeps it unchanged."""
 
 from __future__ import annotations
 

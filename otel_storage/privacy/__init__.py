@@ -1,1 +1,1 @@
-"""What may leave the process, and what is masked or reduced first."""
+"""Decides what may leave the process, and masks or reduces it first."""

@@ -1,4 +1,4 @@
-"""The exception behind a failure, captured while it is handled."""
+"""Captures the exception behind a failure, while the exception is being handled."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _GROUPED_EXCEPTIONS = 200
 _PRINTED_OF_GROUP = 15
 _NOTES = 10
 _NO_TEXT = "<note>"
-"""Stands for a note that is no text."""
+"""Replaces a note that is not a string."""
 
 
 def capture_failure(message: str) -> Failure | None:
-    """The exception that is being handled, where it is what ``message`` reports.
+    """The exception that is being handled, if ``message`` is its text.
 
     Validation errors in the stack trace are reduced to their ``loc`` and ``type``; so are those in the messages of the
-    exceptions it is chained to. The innermost 100 frames of each exception are kept, 64 kB of the stack trace in all
-    and as much of the message: what is too long is cut in the middle.
+    exceptions it is chained to. The innermost 100 frames of each exception are kept, and 64 kB each of the stack trace
+    and the message: a longer text is cut in the middle.
 
     Args:
-        message: What is reported with the final status.
+        message: The message of the final status.
 
     Returns:
         None if no exception is being handled, if its text is not the message, or if it cannot be formatted. Never
@@ -71,14 +71,14 @@ def _format(exception: BaseException) -> str:
 
 
 class _Reduced(TracebackException):
-    """Reduces the message and the notes by themselves, where nothing in them can pass for the rest of the stack trace.
+    """Reduces the message and the notes separately, so that no text in them is taken for the rest of the stack trace.
 
     The constructor of :class:`TracebackException` makes plain instances of causes, contexts and members of groups, so
     :func:`_bound` gives each of them this class.
     """
 
     def format_exception_only(self, **options: Any) -> Generator[str, None, None]:
-        """The lines of this exception alone; ``options`` are those that Python 3.13 and later pass."""
+        """The lines of this exception alone; Python 3.13 and later pass ``options``."""
         python_lines: Callable[..., Iterable[str]] = super().format_exception_only
         notes, self.__notes__ = self.__notes__, None
         try:
@@ -93,7 +93,7 @@ class _Reduced(TracebackException):
 
 
 def _notes(notes: Any) -> Iterable[str]:
-    """The first notes; code may have set anything as the exception's notes."""
+    """The first notes; code may have set ``__notes__`` to any object."""
     if notes is None:
         return ()
     if not isinstance(notes, list | tuple):
@@ -102,7 +102,7 @@ def _notes(notes: Any) -> Iterable[str]:
 
 
 def _bound(trace: TracebackException) -> None:
-    """Cut the tree of exceptions to a size that is worth sending, and have what is left of it reduced."""
+    """Cut the tree of exceptions to a useful size, and make the rest reduce its messages."""
     waiting: list[TracebackException] = [trace]
     done = 0
     while waiting:
@@ -133,7 +133,7 @@ def _cut_bytes(text: str, limit: int) -> str:
 
 
 def _cut_middle(text: str, limit: int) -> str:
-    """Cut to about ``limit`` characters between lines or at least words, so that no half of a secret is left."""
+    """Cut to about ``limit`` characters, between lines or words, so that no part of a secret remains."""
     if len(text) <= limit:
         return text
     seam = limit // 8

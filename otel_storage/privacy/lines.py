@@ -1,9 +1,9 @@
-"""A text from elsewhere on one line of a log, an error or a terminal."""
+"""Puts foreign text on one line of a log, an error or a terminal."""
 
 from __future__ import annotations
 
 LONGEST = 2000
-"""Characters of a text that are looked at for one line: messages of megabytes exist."""
+"""How many characters of a text are read for one line: some messages have megabytes."""
 
 
 def as_text(message: object) -> str:
@@ -17,12 +17,12 @@ def as_text(message: object) -> str:
 
 
 def one_line(text: object, longest: int | None = LONGEST, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
-    """The text on one line, without what would steer the terminal: escape sequences, bells, right-to-left marks.
+    """The text on one line, without characters that control a terminal: escapes, bells, right-to-left marks.
 
     Args:
-        text: A text, or what is printed as one.
-        longest: How many of its characters are looked at; None for all.
-        instead: What stands in the place of a character that cannot be printed.
+        text: A text, or an object that is converted to one.
+        longest: How many characters are read; None for all.
+        instead: Replaces a character that cannot be printed.
     """
     line = str(text)[:longest]
     if not line.isprintable():

@@ -1,4 +1,4 @@
-"""What is taken out of a text before it may leave the process, and how a text is cut to size.
+"""Masks secrets in a text before it leaves the process, and cuts texts to size.
 
 Everything here takes time in proportion to the text, whatever the text.
 """
@@ -28,8 +28,8 @@ def scrub(text: str) -> str:
     They are: credentials in URLs; the values of names that sound secret (password, token, api key, authorization ...),
     in ``key=value``, ``key: value``, JSON and Python source; Bearer and Basic tokens; JSON web tokens, AWS access key
     ids and tokens with a well-known prefix; PEM private keys; payment card numbers (13 to 19 digits that start with 3
-    to 6 and pass the check of ISO/IEC 7812-1, also in groups). What is masked may be more than the secret; a secret
-    that looks like ordinary words is not found.
+    to 6 and pass the check of ISO/IEC 7812-1, also in groups). Masking may cover more than the secret; a secret that
+    looks like ordinary words is not found.
     """
     for step in (_scrub_private_keys, _scrub_urls, _scrub_pairs, _scrub_tokens, _scrub_cards):
         text = step(text)
@@ -37,7 +37,7 @@ def scrub(text: str) -> str:
 
 
 def scrub_and_cut(text: str, limit: int = VALUE_BYTES) -> str:
-    """The start of the scrubbed text, at most ``limit`` bytes; of a huge text no more is scrubbed than is needed."""
+    """The start of the scrubbed text, at most ``limit`` bytes; of a huge text only the needed part is scrubbed."""
     return cut(scrub(text) if len(text) <= _SCRUBBED_WHOLE else _scrubbed_head(text, limit) + ELLIPSIS, limit)
 
 
@@ -51,7 +51,8 @@ def scrub_and_cut_middle(text: str, limit: int = VALUE_BYTES) -> str:
 
 
 def _scrubbed_head(text: str, length: int) -> str:
-    # A secret at the end may have lost the part by which it is known: so much is dropped again.
+    # Cutting may have removed the part by which a secret at the end is recognised: drop as much as a secret can be
+    # long.
     return scrub(text[: length + _SECRET_LENGTH])[:-_SECRET_LENGTH]
 
 
@@ -62,7 +63,7 @@ def _scrubbed_tail(text: str, length: int) -> str:
 def cut(text: str, limit: int = VALUE_BYTES) -> str:
     """The text, or its start and an ellipsis, in at most ``limit`` bytes of UTF-8; no character is broken.
 
-    What UTF-8 cannot express (lone surrogates) becomes a question mark.
+    Characters that UTF-8 cannot express (lone surrogates) become question marks.
     """
     if len(text) <= limit and text.isascii():
         return text
@@ -95,14 +96,14 @@ def _head(data: bytes, limit: int, mark: str) -> str:
 
 @withheld_on_error
 def as_json(value: Any) -> str:
-    """The value as JSON with its secrets masked, those in names, texts and numbers too; keys are sorted."""
+    """The value as JSON, with secrets masked in names, texts and numbers; keys are sorted."""
     try:
         return _encode(_redact(value))
     except (RecursionError, TypeError, ValueError):
         return "withheld: it cannot be written as JSON"
 
 
-# json.dumps would make an encoder for each value.
+# Reuse one encoder: json.dumps() would make an encoder for each value.
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode
 
 
@@ -142,7 +143,7 @@ def _scrub_private_keys(text: str) -> str:
             if following and following[1] == "END" and following.start() - start < _PEM_LENGTH:
                 end = following.start()
         elif position < mark.start():
-            # The start of the key was cut away.
+            # cut off before the start of the key
             start = end = mark.start()
             while start > position and end - start < _PEM_LENGTH and text[start - 1] in _PEM_CHARACTERS:
                 start -= 1
@@ -203,8 +204,8 @@ _NAME = r"""(?:
     | authori[sz]ation | credential | cookie | session[ _-]?id
     | (?<![a-z])(?:dsn|auth|pass|jwt|cvv|cvc|ssn)(?![a-z])
 )"""
-# One of them is in every such name. Most texts have none; to find that by the names takes twenty times as long. None
-# has an i: of the letters that re.IGNORECASE takes for each other, only its forms are not one when folded.
+# Every such name contains one of these, and most texts contain none; a search for the names takes twenty times as long.
+# None contains an i: re.IGNORECASE also matches special forms of i, which casefold() does not map to it.
 _NAME_SIGNS = (
     *("pass", "pwd", "secret", "token", "key", "auth", "credent"),
     *("cook", "sess", "dsn", "jwt", "cvv", "cvc", "ssn"),
@@ -232,7 +233,7 @@ _ASSIGNED = re.compile(r"[ \t]{0,4}=[ \t]{0,4}")
 _BRACKETED = re.compile(r"\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\]|\\.)*+'?|[\[({]|[\])}]|[^\[({\])}\"']+", re.DOTALL)
 _BRACKETED_LENGTH = 4_000
 
-# What stands after a name in a reduced validation error is the kind of the error, not the value of the name.
+# After a name in a reduced validation error comes the kind of the error, not a value.
 _ERROR_KIND = re.compile(
     r"missing|enum|extra_forbidden|too_(?:short|long)|(?:greater|less)_than(?:_equal)?|multiple_of"
     r"|(?:value|type|assertion|literal)_error(?:\.[a-z_.]{1,60})?"
@@ -263,7 +264,7 @@ def _scrub_pairs(text: str) -> str:
 
 
 def _secret(text: str, position: int, name: str) -> tuple[int, int]:
-    """Where the value that begins at ``position`` has its secret."""
+    """The position of the secret in the value that begins at ``position``."""
     for pattern in _QUOTED:
         if quoted := pattern.match(text, position):
             return quoted.span(quoted.lastindex or 0)
@@ -303,7 +304,7 @@ _KNOWN = re.compile(
     r"|(?<![A-Z0-9])(?:" + "|".join(_AWS_KEYS) + r")[A-Z0-9]{16}(?![A-Z0-9])"
     r"|(?<![A-Za-z0-9])(?:gh[oprsu]_|github_pat_|glpat-|xox[abeoprs]-|[rs]k_(?:live|test)_|AIza)[\w-]{16,}+"
 )
-# As for the names: one of them is in every such token.
+# As for names: every such token contains one of these.
 _KNOWN_SIGNS = (
     *("eyJ", *_AWS_KEYS, "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-"),
     *("xox", "k_live_", "k_test_", "AIza"),
@@ -332,7 +333,7 @@ def _scrub_digits(found: re.Match[str]) -> str:
     run = found[0]
     places = [place for place, character in enumerate(run) if character in "0123456789"]
     digits = [int(run[place]) for place in places]
-    # Sums up to each digit, with the digits at even or odd indexes doubled as Luhn's check wants them.
+    # The sum for each digit, with digits at even or odd positions doubled for Luhn's check.
     sums = [
         [0, *accumulate(_DOUBLED[digit] if index % 2 == odd else digit for index, digit in enumerate(digits))]
         for odd in (0, 1)

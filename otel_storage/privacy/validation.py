@@ -1,7 +1,7 @@
-"""Pydantic's validation errors, reduced to where and what kind they are.
+"""Reduces pydantic's validation errors to their places and kinds.
 
-The texts of pydantic 1 and 2 carry the very input that was refused, and what validators say about it. Only ``loc`` and
-``type`` of each error are kept here, whichever way the errors were turned into text.
+The texts of pydantic 1 and 2 contain the refused input, and validators' messages about it. Only ``loc`` and ``type`` of
+each error are kept, however the errors were turned into text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 WITHHELD = "details withheld"
-"""Stands for errors that were recognised but could not be read."""
+"""Replaces errors that were recognised but could not be parsed."""
 
 _READ = 64_000
 """Characters of a text that are read: of a longer one the start, and the end where no validation error can be in it."""
@@ -66,12 +66,12 @@ class _Block(NamedTuple):
     start: int
     end: int
     heading: str
-    """What stands before the errors and may stay, ``2 validation errors for Order``; empty for JSON."""
+    """The text before the errors that may stay, ``2 validation errors for Order``; empty for JSON."""
     details: str
 
 
 class _Next:
-    """The next match at or after a position that only grows, so that a text is searched through once."""
+    """Finds the next match at or after a position that only grows, so that a text is searched once."""
 
     def __init__(self, pattern: re.Pattern[str], text: str) -> None:
         self._pattern, self._text = pattern, text
@@ -91,17 +91,17 @@ class _Next:
 def reduce_validation(text: str, *, in_trace: bool = True) -> str:
     """Replace every validation error in the text by its ``loc`` and ``type``: ``card: int_parsing; lines.3: missing``.
 
-    Recognised are the JSON of pydantic's ``errors()``, anywhere in the text, and its plain form ("2 validation errors
+    This recognises the JSON of pydantic's ``errors()``, anywhere in the text, and the plain form ("2 validation errors
     for Order" and the lines after it), of pydantic 1 and 2. Everything else in them is dropped: messages, input,
-    context. Where errors begin that cannot be read to their end, the rest of the text is dropped with them.
+    context. If errors cannot be parsed to their end, the rest of the text is dropped with them.
 
     At most 64 000 characters are read. Of a longer text the middle is left out, and the end with it where a validation
     error may have begun before that end: its input could not be told from other text there.
 
     Args:
         text: Any text; without validation errors it is returned as it is.
-        in_trace: Whether the text may be a stack trace, which goes on after the errors. Give False for the message of
-            one exception, so that nothing in it passes for such a continuation.
+        in_trace: Whether the text may be a stack trace, which goes on after the errors. Pass False for the message of
+            one exception, so that no text in it is taken for such a continuation.
     """
     if not any(sign in text for sign in _BLOCK_SIGNS):
         return text
@@ -168,7 +168,7 @@ class _JsonReader:
         self._text = text
         self._next_loc = _Next(_LOC_KEY, text)
         self._next_boundary = _Next(_TRACE_GOES_ON, text) if in_trace else None
-        # Every attempt may read far ahead in vain: what all of them may read is bounded.
+        # Each attempt may read far ahead in vain, so the total reading is limited.
         self._budget = 4 * len(text) + 1_000_000
 
     def __call__(self, found: re.Match[str]) -> tuple[_Block | None, int]:
@@ -295,7 +295,7 @@ def _type_of(line: str) -> str | None:
     found = _TYPE_V2.search(line)
     if found is not None:
         return found[1]
-    # A message stands before it, so it is the last.
+    # A message is before the bracket, so the bracket is the last one.
     in_parentheses = _TYPE_V1.findall(line)
     return in_parentheses[-1] if in_parentheses else None
 
@@ -319,7 +319,7 @@ def _read_lines(lines: list[str], total: int) -> str:
             loc, place = [], "input"
         if _ENTRY_END.search(line):
             place = "loc"
-    # More errors than the heading says: something in them passes for one, and nothing can be told for sure.
+    # More errors than the heading says: an input looks like an error, and it is unclear which.
     if not pairs or len(pairs) > total:
         return WITHHELD
     return _listing(pairs, total)
@@ -332,5 +332,5 @@ def _split_lines(body: str, line_end: str) -> list[str]:
 
 
 def _split_loc(loc: str) -> list[Any]:
-    # Pydantic 2 puts a name with a dot in it between backticks.
+    # Pydantic 2 puts a name that contains a dot between backticks.
     return [part.strip("`") for item in loc.strip().split(" -> ") for part in _LOC_PART.findall(item)]

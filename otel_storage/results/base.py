@@ -64,7 +64,7 @@ else:
 
 
 HostRecord: type = _HostObject
-"""What all records extend, ours and others': the host's own class where it is installed."""
+"""The base class of all records, also of other storages: the host's class where the host is installed."""
 
 BADLY_CONFIGURED = "Pipeline is badly configured"
 """The message of an execution that was built without ``build_all``."""
@@ -116,7 +116,7 @@ class RecordSequence(Protocol, Generic[Record]):
         """The records in the order of their ids; executions newest first."""
 
     def count(self) -> int:
-        """How many there are; takes no argument, as Django's paginator wants it."""
+        """How many there are; takes no argument, as Django's paginator requires."""
 
     def all(self) -> RecordSequence[Record]:
         """The sequence itself: templates written for Django's related managers call it."""
@@ -604,7 +604,7 @@ class PipelineStorage(_HostStorage):
 
 
 def changed_state(status: PipelineTaskStatus, message: str | None) -> str:
-    """What a reporter is told of a change: "Changed state to <STATUS>[ - message]"."""
+    """The message of a change that a reporter gets: "Changed state to <STATUS>[ - message]"."""
     return f"Changed state to {status.value}{f' - {message}' if message else ''}"
 
 

@@ -1,4 +1,4 @@
-"""The time now: aware and UTC, whatever Django is set to."""
+"""The current time: aware and UTC, whatever Django's settings are."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
-"""Gives the time now: aware, in UTC."""
+"""Returns the current time: aware, in UTC."""
 
 
 def now() -> datetime:
-    """The time now, in UTC."""
+    """The current time, in UTC."""
     return datetime.now(UTC)
 
 
 def utc(moment: datetime | None) -> datetime | None:
-    """The moment in UTC; None of none, and of a naive one, which twice a year means two."""
+    """The moment in UTC; None for None, and for a naive time, which may mean two moments when clocks are set back."""
     return None if moment is None or moment.utcoffset() is None else moment.astimezone(UTC)

@@ -22,7 +22,7 @@ SETTING = "PIPELINES_PIPELINES_RESULTS_STORAGE"
 """The name of the Django setting, and of the environment variable where Django is not configured."""
 
 DEFAULT = "otel_storage.OtelPipelineStorage"
-"""What is used where nothing is set and Django is not configured."""
+"""The storage if nothing is set and Django is not configured."""
 
 Spec = Any
 """A dotted path, (dotted path, keyword arguments), or an object."""
@@ -41,10 +41,10 @@ def configured_storage() -> tuple[type[PipelineStorage], dict[str, Any]]:
 
 
 def check_setting() -> None:
-    """Look for what is wrong with the setting, without making the storage.
+    """Validate the setting without making the storage.
 
     Raises:
-        ConfigurationError: which part of the setting cannot be used.
+        ConfigurationError: the message says which part of the setting is wrong.
     """
     cls, kwargs = configured_storage()
     try:
@@ -57,7 +57,7 @@ def storage_class(spec: Spec, what: str = SETTING) -> tuple[type[PipelineStorage
     """The storage class and keyword arguments that a path or pair names.
 
     Raises:
-        ConfigurationError: what is wrong with the path, the module, the attribute or the class.
+        ConfigurationError: the path, the module, the attribute or the class is wrong.
     """
     path, kwargs = split(spec, what)
     cls = import_path(path, what)
@@ -68,7 +68,7 @@ def storage_class(spec: Spec, what: str = SETTING) -> tuple[type[PipelineStorage
 
 
 def expected_class() -> type[PipelineStorage]:
-    """What a storage must extend: the host's own class where it is installed."""
+    """The base class of a storage: the host's class where the host is installed."""
     if not host.is_installed():
         return PipelineStorage
     expected: type[PipelineStorage] = host.load("results.base").PipelineResultsStorage
@@ -84,7 +84,7 @@ def load_object(spec: Spec, *, expected: type | None, what: str) -> Any:
         what: The name of the setting or argument, for the error.
 
     Raises:
-        ConfigurationError: naming ``what`` and which part of it is wrong.
+        ConfigurationError: the message has ``what``, and says which part of ``spec`` is wrong.
     """
     if not isinstance(spec, (str, tuple, list)):
         result = spec
@@ -104,7 +104,7 @@ def instantiate(factory: Any, kwargs: Mapping[str, Any], what: str, path: str) -
     try:
         return factory(**kwargs)
     except TypeError as error:
-        # Only the call's own mismatch is the setting's fault; a TypeError from deeper is a fault of the factory.
+        # Only a mismatch of this call is the setting's fault; a TypeError from deeper is a bug in the factory.
         if error.__traceback__ is not None and error.__traceback__.tb_next is None:
             raise ConfigurationError(_refused(what, path, error)) from error
         raise
@@ -125,23 +125,23 @@ def split(spec: Spec, what: str) -> tuple[str, dict[str, Any]]:
 
 
 def import_path(path: str, what: str) -> Any:
-    """What the dotted path names."""
+    """The object that the dotted path names."""
     module_name, _, attribute = path.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in path.split(".")):
-        # What is no path may be a URL or a pair as text, with a password in it.
+        # A value that is no path may be a URL or a pair as text, with a password in it.
         shown = repr(path) if re.fullmatch(r"[\w.\- ]{0,200}", path) else "the value"
         raise ConfigurationError(f"{what}: {shown} is not a dotted path such as {DEFAULT!r}")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        # A module missing inside the one that was named is that module's fault, and shows its own traceback.
+        # A missing module inside the named module is a bug there, and needs its own traceback.
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ConfigurationError(f"{what}: there is no module {error.name!r} (in {path!r})") from error
         raise
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        # One from deeper is a fault of what the module loads for this attribute.
+        # An AttributeError from deeper is a bug in the code that the module runs for this attribute.
         if error.obj is not module:
             raise
         raise ConfigurationError(f"{what}: module {module_name!r} has no attribute {attribute!r}") from error

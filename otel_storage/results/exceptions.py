@@ -1,4 +1,4 @@
-"""Every error the package raises on purpose; each one's message names what is wrong and what mends it."""
+"""Every error that the package raises on purpose; each message says what is wrong and how to fix it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _lock = threading.Lock()
 
 
 def _after_fork_in_child() -> None:
-    """Another thread of the parent may have held it."""
+    """Make a new lock: another thread of the parent may have held the old one."""
     global _lock
     _lock = threading.Lock()
 
@@ -63,7 +63,7 @@ def get_pipeline_results_storage() -> PipelineStorage:
 
 
 def reset_storage_object() -> None:
-    """Forget the storage, so that the next call makes it from the settings again. It is not closed."""
+    """Forget the storage without closing it, so that the next call makes a new one from the settings."""
     global _storage
     if _host_decides():
         host.load("results.helpers").reset_storage_object()

@@ -1,7 +1,7 @@
-"""Is django-pipelines, the host, installed - is Django configured, and is Celery in use?
+"""Tells whether django-pipelines (the host) is installed, Django is configured, and Celery is in use.
 
-The distribution is looked for, not the module: many projects have a module of their own named ``pipelines``. Django is
-imported here alone, and only where it is configured; Celery nowhere.
+The host is found by its distribution, because many projects have their own module ``pipelines``. Django is imported
+only in this module, and only if it is configured; Celery is never imported.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def load(module: str) -> Any:
 def django_is_configured() -> bool:
     """Whether DJANGO_SETTINGS_MODULE is set or Django's settings were configured by code."""
     conf = sys.modules.get("django.conf")
-    # Another thread may be importing it.
+    # Another thread may be importing django.conf just now.
     settings = getattr(conf, "settings", None)
-    # In this order: the environment is slow to say.
+    # In this order, because reading the environment is slower.
     return bool((settings is not None and settings.configured) or os.environ.get("DJANGO_SETTINGS_MODULE"))
 
 
@@ -47,10 +47,10 @@ def django_settings() -> Any:
 
 
 def after_commit(records: object, work: Callable[[], object]) -> None:
-    """Do the work once what was done to the records is committed; never, if that is rolled back.
+    """Do the work once the changes of the records are committed; never, if they are rolled back.
 
-    At once, unless these are a model object or a query set of Django's, and their database is in a transaction
-    (``atomic()``). No query is made.
+    The work runs at once unless ``records`` is a Django model object or query set whose database is in a transaction
+    (``atomic()``). This executes no query.
     """
     models = sys.modules.get("django.db.models")
     if models is not None and isinstance(records, models.Model):
@@ -90,9 +90,9 @@ def no_such_object() -> type[Exception]:
 
 
 def present(moment: datetime | None) -> datetime | None:
-    """The moment as getters give it: aware UTC, or naive in Django's zone under ``USE_TZ=False``.
+    """The moment as getters return it: aware UTC, or naive in Django's zone under ``USE_TZ=False``.
 
-    The host's pages subtract such times from a naive now.
+    Under ``USE_TZ=False`` the host's pages subtract such times from a naive current time.
     """
     return moment if moment is None or uses_time_zones() else without_zone(moment)
 
@@ -118,18 +118,18 @@ def uses_time_zones() -> bool:
 def storage_in_use() -> Any:
     """The storage that the host's helpers have made in this process; None if they have made none.
 
-    The host says so by a private name alone: ``get_pipeline_results_storage()``, its public way, makes the storage. A
-    register of our own would not do, as only the host knows which of several storages it hands out.
+    The host has only a private name for this: its public ``get_pipeline_results_storage()`` would make the storage. A
+    registry of our own would not help, because only the host knows which of several storages it uses.
     """
     helpers = sys.modules.get("pipelines.results.helpers") if is_installed() else None
     return getattr(helpers, "_storage", None)
 
 
 def at_celery_child_exit(callback: Callable[..., object]) -> None:
-    """Have the callback called when a child of Celery's process pool ends: it leaves without running ``atexit``.
+    """Call ``callback`` when a child of Celery's process pool ends, because such a child does not run ``atexit``.
 
-    Celery is not imported for it: a process that has not done so is no such child. To ask twice is to ask once, and a
-    child that is forked later has the callback too.
+    This does not import Celery: a process that has not imported it is no such child. Repeated calls have no further
+    effect, and children forked later have the callback too.
     """
     shutdown = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
     if shutdown is not None:

@@ -9,7 +9,7 @@ from weakref import WeakSet
 from otel_storage.results import host
 from otel_storage.runtime.chunks import chunks
 
-# A list of keys longer than this is asked for in parts: engines limit the parameters of a statement.
+# Engines limit the parameters of a statement, so a longer list of keys is split.
 _CHUNK = 1000
 
 
@@ -37,7 +37,7 @@ class ModelObject:
 
     Args:
         identity: What the host serialized; see :func:`is_model_object`.
-        together: Those it is loaded with; None for one that is loaded alone, as the host does it.
+        together: The objects it is loaded with; None to load it alone, as the host does.
     """
 
     __slots__ = ("__weakref__", "_error", "_instance", "_together", "identity")
@@ -65,40 +65,40 @@ class ModelObject:
             error, text = self._error
             raise error(text)
         if self._instance is None:
-            # Not kept if it fails: the host asks again each time.
+            # Do not keep an error: the host asks again each time.
             self._instance = deserialize(self.identity)
         return self._instance
 
     def found(self, instance: Any) -> None:
-        """Take on the instance."""
+        """Keep the loaded instance."""
         self._instance, self._together = instance, None
 
     def gone(self, error: type[Exception], text: str) -> None:
-        """There is no such object: raise this whenever it is asked for."""
+        """Keep that the object does not exist; each access raises this error."""
         self._error, self._together = (error, text), None
 
     def load_alone(self) -> None:
-        """Leave it to the host, whose look-up says what is wrong."""
+        """Leave the loading to the host, whose look-up reports the error."""
         self._together = None
 
 
 class ModelObjects:
-    """Model objects that are loaded together: the first to be asked for, with all others of its model that live.
+    """Model objects that are loaded together: the first access loads all live objects of the same model.
 
-    Those of one row are one instance.
+    Objects of one row share one instance.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, str], WeakSet[ModelObject]] = {}
 
     def expect(self, identity: Mapping[str, Any]) -> ModelObject:
-        """A model object that is loaded with the others."""
+        """A model object that is loaded together with the others."""
         expected = ModelObject(identity, self)
         self._waiting.setdefault(_model_name(expected), WeakSet()).add(expected)
         return expected
 
     def load(self, wanted: ModelObject) -> None:
-        """Load it with the others of its model, a query for each thousand of them."""
+        """Load the object with the others of its model, with one query per thousand objects."""
         name = _model_name(wanted)
         together = self._waiting.get(name, WeakSet())
         model = host.model(*name)
@@ -115,7 +115,7 @@ def _load(model: Any, together: Iterable[ModelObject]) -> None:
     for one in together:
         try:
             by_key.setdefault(model._meta.pk.to_python(one.identity["pk"]), []).append(one)
-        except Exception:  # noqa: BLE001 - each kind of key refuses a value in its own way; so does the host's look-up
+        except Exception:  # noqa: BLE001 - each kind of key refuses a value in its own way; the host's look-up will too
             one.load_alone()
     for part in chunks(list(by_key), _CHUNK):
         instances = {str(instance.pk): instance for instance in model._base_manager.filter(pk__in=part)}

@@ -1,4 +1,4 @@
-"""What a storage asks of the objects it is given: anything of these shapes will do, with or without the host."""
+"""Protocols of the objects that a storage gets: any object with these methods works, with or without the host."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Is told of every change of state, after it is stored."""
+    """Receives every change of state, after it is stored."""
 
     def report_context_object(
         self, context_object: PipelineStorageObject, status: PipelineTaskStatus, message: str
     ) -> object:
-        """Take note that ``context_object`` is in ``status`` now; ``message`` is for people."""
+        """Receive that ``context_object`` has reached ``status``; ``message`` is for people."""
 
 
 class TaskLike(Protocol):
@@ -33,7 +33,7 @@ class TaskLike(Protocol):
 
     @property
     def get_iterator(self) -> Callable[[], Iterable[Any] | None]:
-        """Gives the objects to start the task with, one task result each; None for a single one with no object."""
+        """The objects to start the task with, one task result each; None for a single task result without an object."""
 
     @property
     def get_serializable_task_object(self) -> Callable[[Any], Any]:
@@ -53,7 +53,7 @@ class PipelineLike(Protocol):
 
     @property
     def get_iterator(self) -> Callable[[], Iterable[Any] | None]:
-        """Gives the objects to start the pipeline with, one pipeline result each; None for a single one."""
+        """The objects to start the pipeline with, one pipeline result each; None for a single one without an object."""
 
     @property
     def get_serializable_pipeline_object(self) -> Callable[[Any], Any]:
@@ -61,31 +61,31 @@ class PipelineLike(Protocol):
 
 
 class StorageListener(Protocol):
-    """What a storage tells the telemetry on top of it; no method may raise, and none is called in a transaction."""
+    """The telemetry that listens to a storage; no method may raise, and none is called inside a transaction."""
 
     def run_building(self, run_id: str, pipeline_id: str) -> dict[str, Any] | None:
-        """A run is about to be built: what to store with it about its trace, or None without telemetry.
+        """Called before a run is built; returns what the run stores about its trace, None without telemetry.
 
         References are written for the run if the value of ``sampled`` in it is true.
         """
 
     def run_built(self, run_id: str, execution_id: int, trace: dict[str, Any]) -> None:
-        """The run with that ``trace`` is committed."""
+        """Called when the run with this ``trace`` is committed."""
 
     def running(self, task_result: PipelineStorageObject, sampled: bool) -> None:
-        """RUNNING was reported for the task result, whether or not it advanced; its user code runs next.
+        """Called when RUNNING was reported for the task result, whether or not it advanced; user code runs next.
 
-        Told only for runs built with telemetry; ``sampled`` is whether spans are made of this one.
+        Called only for runs built with telemetry; ``sampled`` says whether the run has spans.
         """
 
     def finished(self, task_result: PipelineStorageObject) -> None:
-        """A final status was reported for the task result, whether or not it advanced or could be stored."""
+        """Called when a final status was reported for the task result, whether or not it advanced or was stored."""
 
     def committed(self) -> None:
-        """A transaction that inserted references into the outbox is committed."""
+        """Called when a transaction that inserted references into the outbox is committed."""
 
     def trace_id(self, run_id: str) -> str:
         """The id of the run's trace: 32 hexadecimal digits."""
 
     def trace_url(self, run_id: str) -> str | None:
-        """Where people see the run's trace; None where that is not configured."""
+        """The address of the run's trace; None if no ``trace_url`` is configured."""

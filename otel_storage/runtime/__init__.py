@@ -1,1 +1,1 @@
-"""What every part needs of the process it runs in: forks, its identity, errors that go no further."""
+"""Process-level tools for every part: forks, the process's identity, contained errors."""

@@ -1,16 +1,16 @@
-"""What goes wrong again and again is said once."""
+"""Lets a repeated problem be logged once."""
 
 from __future__ import annotations
 
 MOST_CAUSES = 100
-"""How many causes are said until they are over: a text that is never the same twice must not fill a log."""
+"""The most causes that are logged until all is well again, so that texts which always differ do not fill a log."""
 
 
 class Complaints:
-    """Knows which causes were said, so that each is said once until it is over.
+    """Remembers which causes were logged, so that each is logged once until all is well again.
 
     Args:
-        most: How many causes are said at most until then.
+        most: The most causes that are logged until then.
     """
 
     def __init__(self, most: int = MOST_CAUSES) -> None:
@@ -18,17 +18,17 @@ class Complaints:
         self._said: set[str] = set()
 
     def is_new(self, cause: str) -> bool:
-        """Whether the caller is to say the cause; counts as said from then on."""
+        """Whether the caller should log the cause; remembers it as logged."""
         if cause in self._said or len(self._said) >= self._most:
             return False
         self._said.add(cause)
         return True
 
     def end(self) -> bool:
-        """Say that all is well, so that every cause is new again.
+        """Report that all is well, so that every cause is new again.
 
         Returns:
-            Whether any cause had been said.
+            Whether any cause was logged before.
         """
         had_any = bool(self._said)
         self._said.clear()

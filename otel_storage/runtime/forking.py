@@ -1,7 +1,7 @@
-"""What must not be under way in another thread while the process forks.
+"""Keeps the process from forking while another thread does work that must not be interrupted.
 
-A forked child has the thread that forked and no other; what the others were in the middle of stays so in the child for
-ever: a module half imported, an open file with its locks.
+A forked child has only the thread that forked. Work of other threads stays unfinished in the child for ever: a
+half-imported module, an open file with its locks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 logger = logging.getLogger("otel_storage")
 
 PATIENCE = 2.0
-"""Seconds that a fork waits, at most, for what other threads are in the middle of."""
+"""The most seconds that a fork waits for the work of other threads."""
 
 
 class _ThisThread(threading.local):
-    """Each thread's own turn: a fork takes the turns of all other threads, so it waits for who holds one."""
+    """Each thread's turn, a lock.
+
+    A fork takes the turns of all other threads, and so waits for threads that hold theirs.
+    """
 
     turn: threading.RLock
-    """Held while no other thread may fork. Every transaction on a SQLite file takes it, so it is a lock of C's."""
+    """This thread's turn: held while no other thread may fork. Implemented in C, as every transaction on a SQLite file
+    takes it."""
 
     def __init__(self) -> None:
         self.turn = threading.RLock()
@@ -32,13 +36,13 @@ class _ThisThread(threading.local):
 
 
 def no_fork() -> AbstractContextManager[object]:
-    """What is done inside is over before another thread of this process forks."""
+    """While the block runs, other threads of this process wait with a fork."""
     return this_thread.turn
 
 
 @contextmanager
 def forks_allowed() -> Iterator[None]:
-    """Within :func:`no_fork`: this thread only waits, for an answer say, and a fork need not wait for it."""
+    """Inside :func:`no_fork`: lets other threads fork while this thread only waits, for example for an answer."""
     turn = this_thread.turn
     depth = 0
     try:
@@ -46,7 +50,7 @@ def forks_allowed() -> Iterator[None]:
             turn.release()
             depth += 1
     except RuntimeError:
-        # The thread does not hold it any more, however often it had taken it.
+        # Release the lock completely, however often this thread has taken it.
         pass
     try:
         yield
@@ -56,24 +60,24 @@ def forks_allowed() -> Iterator[None]:
 
 
 def before_fork(work: Callable[[], object]) -> None:
-    """Have the work done before every fork of this process, while nothing is done inside :func:`no_fork`."""
+    """Register work to do before every fork of this process, while no thread is inside :func:`no_fork`."""
     _forks.works.append(work)
 
 
 class _Forks:
-    """What happens around a fork; forks are one at a time."""
+    """The work around a fork; one fork at a time."""
 
     def __init__(self) -> None:
         self.works: list[Callable[[], object]] = []
         self._begin_anew([])
 
     def add(self, turn: threading.RLock) -> None:
-        """Know the turn of a new thread, which waits for a fork that is under way."""
+        """Register the turn of a new thread; waits for a fork that is under way."""
         with self._lock:
             self._turns.add(turn)
 
     def before(self) -> None:
-        """Take the turns of all other threads: until the fork is over, none of them is inside."""
+        """Take the turns of all other threads, so that none is inside :func:`no_fork` until the fork is over."""
         own = this_thread.turn
         self._lock.acquire()
         deadline = time.monotonic() + PATIENCE
@@ -92,7 +96,7 @@ class _Forks:
         """Give the turns back."""
         while self._taken:
             self._taken.pop().release()
-        # Not held, where Ctrl-C ended the wait for it.
+        # not held if Ctrl-C ended the wait for it
         with suppress(RuntimeError):
             self._lock.release()
 
@@ -108,6 +112,6 @@ class _Forks:
 
 _forks = _Forks()
 this_thread = _ThisThread()
-"""Whose ``turn`` is what :func:`no_fork` gives."""
+"""``this_thread.turn`` is the lock of :func:`no_fork`."""
 
 os.register_at_fork(before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_forks.after_in_child)

@@ -1,4 +1,4 @@
-"""What must not fail a run."""
+"""Runs work that must not fail a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class Guard:
-    """Calls what must not fail a run: an error is logged once per cause, counted, and goes no further."""
+    """Calls work that must not fail a run: an error is logged once per cause, counted, and not raised."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -25,7 +25,7 @@ class Guard:
     def __call__(
         self, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result | None:
-        """What ``work`` returns; None if it fails."""
+        """The result of ``work``; None if it fails."""
         try:
             return work(*args, **kwargs)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Which process this is: a process id alone is used again, so its start goes with it."""
+"""Identifies processes: by host, id and start time, because systems reuse process ids."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Worker:
     host: str
     pid: int
     started: datetime | None
-    """When the process started, where the operating system tells: a process id is used again."""
+    """When the process started, because process ids are reused; None if the system does not tell."""
 
 
 def this_worker() -> Worker:
-    """The process that calls, also in a forked child."""
+    """The calling process, also in a forked child."""
     return _worker(os.getpid())
 
 
@@ -30,15 +30,15 @@ def _worker(pid: int) -> Worker:
 
 
 def process_start(pid: int) -> datetime | None:
-    """When the process was started, to the clock tick; None where the system does not tell (it is read from /proc)."""
+    """When the process started, to the clock tick; None if the system has no /proc."""
     process = _process(pid)
     return None if process is None else process[1]
 
 
 def is_gone(worker: Worker, lived_at: datetime) -> bool:
-    """Whether a process, which lived at a time, is known to be gone: one of this host, as it is named here.
+    """Whether a process that was alive at a given time is known to be gone; only known for processes of this host.
 
-    It is not known where the system does not show the process that has the id now.
+    It is unknown if the system does not show the process that has the id now.
     """
     if worker.host != this_worker().host or worker.pid <= 0:
         return False
@@ -47,7 +47,7 @@ def is_gone(worker: Worker, lived_at: datetime) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        # Another user's process: it is there.
+        # The process exists, but belongs to another user.
         pass
     process = _process(worker.pid)
     if process is None:
@@ -57,23 +57,23 @@ def is_gone(worker: Worker, lived_at: datetime) -> bool:
         return True
     if worker.started is not None and abs(start - worker.started) <= _BOOT_PRECISION:
         return False
-    # What began after it is another one. That the starts differ is not enough: all of them move with a clock that is
-    # set, as the system counts from its boot.
+    # A process that started later is another one. Different starts alone prove nothing: the system counts from its
+    # boot, so setting the clock moves them.
     return start > lived_at
 
 
 _ENDED = frozenset("ZXx")
-"""Of a process that has ended: a zombie, whose parent has not asked how, keeps its id."""
+"""A process that has ended: a zombie keeps its id until its parent waits for it."""
 
 _BOOT_PRECISION = timedelta(seconds=1)
-"""The system tells its boot in whole seconds."""
+"""The system states its boot time in whole seconds."""
 
 
 def _process(pid: int) -> tuple[str, datetime] | None:
     """The state of the process and its start."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            # The command, in parentheses, may hold anything; behind it are the fields 3 and up (proc(5)).
+            # The command, in parentheses, may contain anything; the fields from 3 on follow it (proc(5)).
             fields = stat.read().rpartition(")")[2].split()
         state, ticks = fields[0], int(fields[19])
         with open("/proc/stat", encoding="ascii") as stat:

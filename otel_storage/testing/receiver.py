@@ -1,7 +1,7 @@
 """A small OTLP/HTTP receiver for tests: it decodes what arrives and can be told to misbehave.
 
-It is a real server on a real port, so that what is tested is what would happen: compression, lost
-connections, a closed port, an answer that comes too late or says less than it seems to.
+The receiver is a real server on a real port, so tests see real behaviour: compression, lost connections, a closed
+port, late answers, and partial success.
 
     with OtlpReceiver() as receiver:
         exporter = OTLPSpanExporter(endpoint=receiver.traces_endpoint)
@@ -10,8 +10,7 @@ connections, a closed port, an answer that comes too late or says less than it s
         assert receiver.wait_for(1)
         assert receiver.spans[0].name == "RUN nightly"
 
-It takes spans as protobuf over HTTP and keeps everything in memory. It needs `opentelemetry-proto` and
-`googleapis-common-protos`, both of which come with the OTLP/HTTP exporter.
+The receiver takes spans as protobuf over HTTP and keeps everything in memory.
 """
 
 from __future__ import annotations
@@ -76,100 +75,86 @@ _STOP_TIMEOUT = 5.0  # seconds that stop() waits for requests in progress
 
 @dataclass(frozen=True)
 class ReceivedEvent:
-    """An event of a received span.
-
-    Attributes:
-        name: What happened.
-        time: When, in nanoseconds since the epoch.
-        attributes: Its attributes as Python values.
-    """
+    """An event of a received span."""
 
     name: str
+    """The event's name."""
     time: int
+    """The event's time, in nanoseconds since the epoch."""
     attributes: dict[str, Any] = field(hash=False)
+    """The event's attributes as Python values."""
 
 
 @dataclass(frozen=True)
 class ReceivedLink:
-    """A link of a received span to another span.
-
-    Attributes:
-        trace_id: The other span's trace, 32 hexadecimal digits.
-        span_id: The other span, 16 hexadecimal digits.
-        attributes: The link's attributes as Python values.
-    """
+    """A link of a received span to another span."""
 
     trace_id: str
+    """The other span's trace, 32 hexadecimal digits."""
     span_id: str
+    """The other span, 16 hexadecimal digits."""
     attributes: dict[str, Any] = field(hash=False)
+    """The link's attributes as Python values."""
 
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span as it arrived, with the resource and the scope it arrived under.
-
-    Attributes:
-        trace_id: 32 hexadecimal digits.
-        span_id: 16 hexadecimal digits.
-        parent_span_id: 16 hexadecimal digits, or "" for a root.
-        name: The span's name.
-        kind: "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER" or "UNSPECIFIED".
-        start_time_unix_nano: Start, in nanoseconds since the epoch.
-        end_time_unix_nano: End, in nanoseconds since the epoch.
-        attributes: The span's attributes as Python values (str, bool, int, float, bytes, list, dict, None).
-        events: The span's events, in their order.
-        links: The span's links, in their order.
-        status_code: "UNSET", "OK" or "ERROR".
-        status_message: The description of an error, or "".
-        resource: The resource's attributes as Python values.
-        scope_name: The name of the instrumentation scope, or "".
-        scope_version: The version of the instrumentation scope, or "".
-        raw: The protobuf span, serialised deterministically: equal bytes mean an equal span.
-    """
+    """A span as it arrived, with the resource and the scope it arrived under."""
 
     trace_id: str
+    """The trace's id, 32 hexadecimal digits."""
     span_id: str
+    """The span's id, 16 hexadecimal digits."""
     parent_span_id: str
+    """The parent span's id, 16 hexadecimal digits, or "" for a root."""
     name: str
+    """The span's name."""
     kind: str
+    """One of "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER" and "UNSPECIFIED"."""
     start_time_unix_nano: int
+    """Start, in nanoseconds since the epoch."""
     end_time_unix_nano: int
+    """End, in nanoseconds since the epoch."""
     attributes: dict[str, Any] = field(hash=False)
+    """The span's attributes as Python values (str, bool, int, float, bytes, list, dict, None)."""
     events: list[ReceivedEvent] = field(hash=False)
+    """The span's events, in their order."""
     links: list[ReceivedLink] = field(hash=False)
+    """The span's links, in their order."""
     status_code: str
+    """One of "UNSET", "OK" and "ERROR"."""
     status_message: str
+    """The description of an error, or ""."""
     resource: dict[str, Any] = field(hash=False)
+    """The resource's attributes as Python values."""
     scope_name: str
+    """The name of the instrumentation scope, or ""."""
     scope_version: str
+    """The version of the instrumentation scope, or ""."""
     raw: bytes = field(repr=False)
+    """The protobuf span, serialised deterministically: equal bytes mean an equal span."""
 
 
 @dataclass(eq=False)
 class ReceivedRequest:
-    """An HTTP request as it arrived, accepted or not.
-
-    Attributes:
-        method: "POST", mostly; "" if the request could not even be read as HTTP.
-        path: The path that was asked for; the first line of what arrived where that was not HTTP.
-        headers: The headers; names are looked up in any case.
-        body: The body, decompressed where that was possible, else as it arrived.
-        spans: Every span it carried, in order; empty if it could not be decoded.
-        accepted_spans: Those that the receiver took.
-        accepted: Whether the receiver took the request, in whole or in part. One that was refused was not,
-            nor one that a `PartialSuccess` left nothing of.
-        status: The HTTP status it was answered with. None while there is no answer yet, and for ever where
-            the connection was closed without one.
-    """
+    """An HTTP request as it arrived, accepted or not."""
 
     method: str
+    """The HTTP method; "" if the request could not be parsed as HTTP."""
     path: str
+    """The requested path; the first line of the request if that could not be parsed as HTTP."""
     headers: Message
+    """The headers; names are looked up in any case."""
     body: bytes
+    """The body, decompressed if possible, otherwise as it arrived."""
     spans: tuple[ReceivedSpan, ...] = ()
+    """Every span of the request, in order; empty if the body could not be decoded."""
     accepted_spans: tuple[ReceivedSpan, ...] = ()
+    """The spans that the receiver accepted."""
     accepted: bool = False
+    """Whether the receiver accepted any part of the request; False if a ``PartialSuccess`` rejected all spans."""
     status: int | None = None
+    """The HTTP status of the answer; None before the answer, and if the connection was closed without one."""
 
 
 def _value(value: AnyValue) -> Any:
@@ -192,7 +177,7 @@ def _identifier(value: bytes, length: int, what: str) -> str:
     """Return an id in hexadecimal.
 
     Raises:
-        ValueError: If it is not `length` bytes long, or all zero: backends refuse such a request.
+        ValueError: the id has not ``length`` bytes, or is all zero: backends refuse such a request.
     """
     if len(value) != length or not any(value):
         raise ValueError(f"{what} must be {length} bytes and not all zero, not {value.hex() or 'empty'}")
@@ -241,7 +226,7 @@ def _decode_spans(body: bytes) -> tuple[ReceivedSpan, ...]:
     """Return the spans of an export request.
 
     Raises:
-        ValueError: If it is not an export request, or an id in it is malformed.
+        ValueError: the body is not an export request, or an id in it is malformed.
     """
     try:
         message = ExportTraceServiceRequest.FromString(body)
@@ -259,7 +244,7 @@ def _decompress(body: bytes, encoding: str) -> bytes:
     """Undo a Content-Encoding.
 
     Raises:
-        ValueError: If the encoding is unknown, or the body is not in it.
+        ValueError: the encoding is unknown, or the body is not encoded so.
     """
     try:
         match encoding.strip().lower():
@@ -282,21 +267,18 @@ def _decompress(body: bytes, encoding: str) -> bytes:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer.
-
-    Attributes:
-        status: The HTTP status.
-        body: The body.
-        headers: Further headers; Content-Length is added when it is sent.
-    """
+    """An HTTP answer."""
 
     status: int
+    """The HTTP status."""
     body: bytes = b""
+    """The body."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Further headers; Content-Length is added when it is sent."""
 
     @classmethod
     def success(cls, *, rejected: int = 0, message: str = "") -> Answer:
-        """Return the 200 of OTLP, with a `partial_success` if it says anything."""
+        """Return the 200 of OTLP, with a ``partial_success`` if it says anything."""
         response = ExportTraceServiceResponse()
         if rejected or message:
             response.partial_success.CopyFrom(ExportTracePartialSuccess(rejected_spans=rejected, error_message=message))
@@ -304,33 +286,30 @@ class Answer:
 
     @classmethod
     def error(cls, status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """Return an error as OTLP wants it: a status, and a `google.rpc.Status` with the reason."""
+        """Return an error as OTLP wants it: a status, and a ``google.rpc.Status`` with the reason."""
         body = RpcStatus(message=message).SerializeToString()
         return cls(status, body, {"Content-Type": PROTOBUF, **(headers or {})})
 
 
 class Exchange:
-    """A well-formed export request and how it will be answered: what a fault looks at and changes.
-
-    Attributes:
-        headers: The request's headers.
-        spans: The spans it carries.
-        delay: Seconds to wait before the answer.
-        settled: Whether the outcome has been decided.
-        answer: The answer decided on; None closes the connection without one.
-        accepted: Whether the request is taken, in whole or in part.
-        accepted_spans: The spans decided to be taken.
-    """
+    """A well-formed export request and its answer: a fault reads and changes this."""
 
     def __init__(self, headers: Message, spans: tuple[ReceivedSpan, ...]) -> None:
         """Start with an undecided outcome."""
         self.headers = headers
+        """The request's headers."""
         self.spans = spans
+        """The spans of the request."""
         self.delay = 0.0
+        """Seconds to wait before the answer."""
         self.settled = False
+        """Whether the outcome has been decided."""
         self.answer: Answer | None = None
+        """The decided answer; None closes the connection without an answer."""
         self.accepted = False
+        """Whether the request is accepted, in whole or in part."""
         self.accepted_spans: tuple[ReceivedSpan, ...] = ()
+        """The spans that are accepted."""
 
     def settle(self, answer: Answer | None, accepted: Iterable[ReceivedSpan] | None = None) -> bool:
         """Decide the outcome, unless it has been decided already.
@@ -347,13 +326,13 @@ class Exchange:
         self.settled = True
         self.answer = answer
         self.accepted_spans = tuple(accepted or ())
-        # A request without spans is taken by taking none of it; one robbed of all its spans is not.
+        # A request without spans is accepted; a request whose spans were all rejected is not.
         self.accepted = accepted is not None and (bool(self.accepted_spans) or not self.spans)
         return True
 
 
 class Fault(Protocol):
-    """Anything that can be called with an `Exchange` to change how it ends.
+    """Anything that can be called with an ``Exchange`` to change how it ends.
 
     Faults are asked in order, one request at a time, about well-formed export requests only. Delays add up;
     the first fault that decides the outcome wins, and those after it do nothing and use up none of their
@@ -370,22 +349,20 @@ class Fault(Protocol):
 
 @dataclass(frozen=True)
 class Respond:
-    """Answers with this status and takes no span, whatever the status says (so `Respond(200)` is a lie).
-
-    Attributes:
-        status: The HTTP status, 200 to 599.
-        retry_after: The Retry-After header: seconds, or an HTTP date. None leaves it out.
-        body: The body, sent as it is.
-        location: The Location header, sent with a 3xx status only.
+    """Answers with this status and takes no span, whatever the status says (so ``Respond(200)`` is a lie).
 
     Raises:
-        ValueError: If the status cannot end a request.
+        ValueError: the status cannot end a request.
     """
 
     status: int
+    """The HTTP status, 200 to 599."""
     retry_after: float | str | None = None
+    """The Retry-After header: seconds, or an HTTP date. None leaves it out."""
     body: bytes = b""
+    """The body, sent as it is."""
     location: str = "/elsewhere"
+    """The Location header, sent with a 3xx status only."""
 
     def __post_init__(self) -> None:
         """Check the status."""
@@ -404,13 +381,10 @@ class Respond:
 
 @dataclass(frozen=True)
 class Slow:
-    """Takes the spans at once and answers late; `OtlpReceiver.stop` ends the wait without an answer.
-
-    Attributes:
-        seconds: How late.
-    """
+    """Takes the spans at once and answers late; ``OtlpReceiver.stop`` ends the wait without an answer."""
 
     seconds: float
+    """Seconds until the answer."""
 
     def __call__(self, exchange: Exchange) -> bool:
         """Add to the delay."""
@@ -429,19 +403,16 @@ class DropAcknowledgement:
 
 @dataclass(frozen=True)
 class PartialSuccess:
-    """Answers 200 with a `partial_success`, and does not take the first spans of the request.
-
-    Attributes:
-        rejected: How many spans are not taken, at most; the answer has the number that really were not.
-            0 takes them all and makes the message a warning.
-        message: The reason given.
+    """Answers 200 with a ``partial_success``, and does not take the first spans of the request.
 
     Raises:
-        ValueError: If `rejected` is negative.
+        ValueError: ``rejected`` is negative.
     """
 
     rejected: int
+    """The most spans that are rejected; the answer has the real number. With 0, the message is a warning."""
     message: str = "rejected by the test receiver"
+    """The reason in the answer."""
 
     def __post_init__(self) -> None:
         """Check the number."""
@@ -456,15 +427,12 @@ class PartialSuccess:
 
 @dataclass(frozen=True)
 class RefuseSpan:
-    """Refuses any request that carries a span it dislikes, as a whole; leaves other requests alone.
-
-    Attributes:
-        predicate: Whether a span is disliked.
-        status: The HTTP status of the refusal.
-    """
+    """Refuses, as a whole, each request that contains a matching span; other requests pass."""
 
     predicate: Callable[[ReceivedSpan], bool]
+    """Whether a span matches."""
     status: int = 400
+    """The HTTP status of the refusal."""
 
     def __call__(self, exchange: Exchange) -> bool:
         """Decide to refuse, if there is such a span."""
@@ -480,18 +448,16 @@ class RefuseSpan:
 class Fraction:
     """Applies another fault to a random part of the requests.
 
-    Attributes:
-        p: The probability, 0 to 1.
-        fault: The fault.
-        seed: Of the random numbers: the same seed picks the same requests, counted in order of arrival.
-
     Raises:
-        ValueError: If `p` is not a probability.
+        ValueError: ``p`` is not a probability.
     """
 
     p: float
+    """The probability, 0 to 1."""
     fault: Fault
+    """The fault."""
     seed: int = 0
+    """The seed of the random numbers: the same seed selects the same requests, counted in order of arrival."""
     _random: random.Random = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -507,15 +473,12 @@ class Fraction:
 
 @dataclass
 class Times:
-    """Applies another fault until it has acted a number of times.
-
-    Attributes:
-        times: How many times are left.
-        fault: The fault.
-    """
+    """Applies another fault until it has acted a number of times."""
 
     times: int
+    """How many times are left."""
     fault: Fault
+    """The fault."""
 
     def __call__(self, exchange: Exchange) -> bool:
         """Apply the fault and count, if times are left."""
@@ -531,21 +494,18 @@ class Times:
 class OtlpReceiver:
     """An OTLP/HTTP receiver on 127.0.0.1 that remembers what it was sent.
 
-    `POST /v1/traces` takes `application/x-protobuf`, plain or with `Content-Encoding: gzip` or `deflate`. It
+    ``POST /v1/traces`` takes ``application/x-protobuf``, plain or with ``Content-Encoding: gzip`` or ``deflate``. It
     answers 400 to what cannot be decoded, 404 to other paths, 405 to other methods, 411 without a
     Content-Length, 413 to a body that is too large, 415 to another content type, and 500 if a fault raises
     (it is logged).
 
     A request is recorded before its answer leaves: when an export returns, it can be asserted on. All methods
     may be called from any thread; lists and dicts returned are the caller's own. Records and faults outlive
-    `stop` and a new `start`.
-
-    Attributes:
-        faults: The faults in force, asked in order; see `Fault`. Append to it, or use `misbehave`.
+    ``stop`` and a new ``start``.
     """
 
     def __init__(self, port: int = 0, *, max_body_bytes: int | None = None) -> None:
-        """Make a receiver; it listens from `start` on, or inside `with`.
+        """Make a receiver; it listens from ``start`` on, or inside ``with``.
 
         Args:
             port: The port to listen on. 0 lets the system choose one, which is kept from then on, so that a
@@ -553,6 +513,7 @@ class OtlpReceiver:
             max_body_bytes: A decompressed body larger than this is answered 413. None sets no limit.
         """
         self.faults: list[Fault] = []
+        """The faults in force, asked in order; see ``Fault``. Append to it, or use ``misbehave``."""
         self._port = port
         self._max_body_bytes = max_body_bytes
         self._requests: list[ReceivedRequest] = []
@@ -565,8 +526,8 @@ class OtlpReceiver:
         """Listen.
 
         Raises:
-            RuntimeError: If it listens already.
-            OSError: If the port is taken.
+            RuntimeError: the receiver listens already.
+            OSError: the port is taken.
         """
         if self._server is not None:
             raise RuntimeError("this receiver has been started already")
@@ -601,7 +562,7 @@ class OtlpReceiver:
         """The port, also while stopped.
 
         Raises:
-            RuntimeError: If the system is to choose it and it was never started.
+            RuntimeError: the system chooses the port, and the receiver was never started.
         """
         if not self._port:
             raise RuntimeError("the port is chosen when the receiver is started: call start() first")
@@ -609,19 +570,19 @@ class OtlpReceiver:
 
     @property
     def endpoint(self) -> str:
-        """The base URL, for `OTEL_EXPORTER_OTLP_ENDPOINT`; errors as for `port`."""
+        """The base URL, for ``OTEL_EXPORTER_OTLP_ENDPOINT``; errors as for ``port``."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def traces_endpoint(self) -> str:
-        """The URL spans are posted to, for an exporter's `endpoint`; errors as for `port`."""
+        """The URL that spans are posted to, for an exporter's ``endpoint``; errors as for ``port``."""
         return self.endpoint + TRACES_PATH
 
     # What arrived
 
     @property
     def requests(self) -> list[ReceivedRequest]:
-        """Every request in order of arrival, refused ones and those that make no sense included."""
+        """Every request in order of arrival, including refused and malformed ones."""
         with self._changed:
             return list(self._requests)
 
@@ -633,7 +594,7 @@ class OtlpReceiver:
 
     @property
     def spans_by_id(self) -> dict[tuple[str, str], list[ReceivedSpan]]:
-        """The accepted spans by (trace id, span id); more than one where one was sent again."""
+        """The accepted spans by (trace id, span id); a list has several if a span was sent again."""
         found: dict[tuple[str, str], list[ReceivedSpan]] = {}
         for span in self.spans:
             found.setdefault((span.trace_id, span.span_id), []).append(span)
@@ -648,9 +609,9 @@ class OtlpReceiver:
 
     @property
     def bytes_received(self) -> bytes:
-        """Everything that arrived, to search for what should not have: request lines, headers, bodies.
+        """All received bytes (request lines, headers, bodies), to search for data that should not be sent.
 
-        Refused requests are included; bodies are decompressed where that was possible.
+        Refused requests are included; bodies are decompressed if possible.
         """
         parts: list[bytes] = []
         for request in self.requests:
@@ -661,7 +622,7 @@ class OtlpReceiver:
         return b"".join(parts)
 
     def wait_for(self, predicate_or_count: Callable[[OtlpReceiver], bool] | int, timeout: float = 10.0) -> bool:
-        """Wait until something has arrived.
+        """Wait until enough has arrived.
 
         Args:
             predicate_or_count: A number of accepted spans (duplicates count), or a function of the receiver
@@ -669,7 +630,7 @@ class OtlpReceiver:
             timeout: Seconds to wait at most.
 
         Returns:
-            Whether it came to be.
+            Whether the condition was met in time.
         """
         if isinstance(predicate_or_count, int):
             count = predicate_or_count
@@ -694,17 +655,17 @@ class OtlpReceiver:
     # Misbehaviour
 
     def misbehave(self, fault: Fault, times: int | None = None) -> None:
-        """Put a fault in force, after those that are.
+        """Put a fault in force, after the existing ones.
 
         Args:
             fault: The fault.
-            times: How often it may act; None for ever.
+            times: How many times the fault may act; None for any number.
         """
         with self._changed:
             self.faults.append(fault if times is None else Times(times, fault))
 
     def behave(self) -> None:
-        """Lift all faults; what they decided about requests in progress stands."""
+        """Lift all faults; their decisions about requests in progress stand."""
         with self._changed:
             self.faults.clear()
 
@@ -755,8 +716,8 @@ class _Server(ThreadingHTTPServer):
     """Listens once; a receiver that is started again gets a new one."""
 
     daemon_threads = True
-    allow_reuse_address = True  # the port can be had again at once, while old connections linger
-    allow_reuse_port = False  # newer Pythons turn it on: two receivers would share a port in silence
+    allow_reuse_address = True  # a restart gets the same port at once, while old connections linger
+    allow_reuse_port = False  # newer Pythons enable it, and two receivers would silently share a port
     request_queue_size = 128
 
     def __init__(self, receiver: OtlpReceiver, port: int) -> None:
@@ -766,7 +727,7 @@ class _Server(ThreadingHTTPServer):
         self._connections: set[socket.socket] = set()
         self._connections_changed = threading.Condition()
         self._thread = threading.Thread(
-            # The interval is how long a stop can take to be noticed.
+            # A stop is noticed after this interval at the latest.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="otlp-receiver",
@@ -775,7 +736,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer's own would look the address up in DNS, which can take seconds.
+        # HTTPServer.server_bind() looks the address up in DNS, which can take seconds.
         socketserver.TCPServer.server_bind(self)
 
     def serve_in_background(self) -> None:
@@ -794,19 +755,19 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exception()
-        if isinstance(error, OSError):  # the other side went away, or stop() closed the connection
+        if isinstance(error, OSError):  # the client went away, or stop() closed the connection
             _logger.debug("a connection broke", exc_info=error)
         else:
             _logger.error("the test receiver failed", exc_info=error)
 
     def close(self) -> None:
-        if os.getpid() != self._pid:  # forked: no thread to wait for, and the port is the parent's
+        if os.getpid() != self._pid:  # forked: the thread and the port belong to the parent
             self.socket.close()
             return
         self.closing.set()
         self.shutdown()
         self._thread.join()
-        # close() alone would leave the port open where a forked process holds a copy of the socket.
+        # close() alone would leave the port open if a forked process has a copy of the socket.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.server_close()
@@ -822,7 +783,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection, kept alive over several requests."""
 
     server: _Server
-    protocol_version = "HTTP/1.1"  # exporters keep connections alive, and that has faults of its own
+    protocol_version = "HTTP/1.1"  # exporters keep connections alive, which tests must cover
     server_version = "otel-storage-test-receiver"
     disable_nagle_algorithm = True
     raw_requestline: bytes  # set by http.server, unknown to its stubs
@@ -836,7 +797,7 @@ class _Handler(BaseHTTPRequestHandler):
             except ValueError as error:
                 refusal = Answer.error(400, str(error))
         else:
-            # The answer is known already; decompress all the same, for those who search what arrived.
+            # The answer is known already; decompress anyway, for ``bytes_received``.
             with contextlib.suppress(ValueError):
                 request.body = _decompress(request.body, self.headers.get("Content-Encoding", ""))
 
@@ -850,11 +811,11 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = None
         self._send(request, answer)
 
-    # The names that http.server looks for. Another method altogether gets its 501.
+    # The names that http.server looks for; it answers 501 to any other method.
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _handle
 
     def _read_body(self, request: ReceivedRequest) -> Answer | None:
-        """Read the body, also of a request to be refused: the connection would be reset under the answer."""
+        """Read the body, even of a request that will be refused: otherwise the answer could meet a reset connection."""
         if "Transfer-Encoding" in self.headers:
             self.close_connection = True
             return Answer.error(411, "the test receiver takes no chunked bodies")
@@ -865,7 +826,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return Answer.error(400, f"Content-Length {length!r} is not a number")
         request.body = self.rfile.read(int(length))
-        if len(request.body) < int(length):  # a message cut short can still decode: as another message
+        if len(request.body) < int(length):  # a truncated message may decode as another message
             self.close_connection = True
             return Answer.error(400, f"{len(request.body)} of {length} bytes arrived")
         return None
@@ -885,7 +846,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
-        # Where HTTP allows no body, one would be read as the start of the next answer.
+        # If HTTP allows no body, a client would read one as the start of the next answer.
         body = b"" if self.command == "HEAD" or answer.status in (204, 304) else answer.body
         if answer.status != 204:
             self.send_header("Content-Length", str(len(body)))
@@ -896,7 +857,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        # http.server calls this for what it cannot read as HTTP; that has arrived, too.
+        # http.server calls this for data that is not HTTP; record that too.
         line = self.raw_requestline.decode("latin-1").rstrip("\r\n")
         self.server.receiver._record(ReceivedRequest("", line, Message(), body=b"", status=code))
         super().send_error(code, message, explain)

@@ -7,7 +7,7 @@ from django.core import checks as registry
 
 
 class OtelStorageConfig(AppConfig):
-    """Named ``otel_storage`` among a project's apps; it has no models."""
+    """The app, with the label ``otel_storage``; it has no models."""
 
     name = "otel_storage.contrib.django"
     label = "otel_storage"

@@ -1,4 +1,4 @@
-"""A management command that is one of ``otel-storage``'s: the same options, the same work, Django's way to fail."""
+"""Management commands that run a command of ``otel-storage``: the same options and work, with Django's errors."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from otel_storage.privacy.lines import one_line
 
 
 class _HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Django's order of options, and the description as it was written."""
+    """Sorts options as Django does, and keeps the description's lines."""
 
 
 class CliCommand(BaseCommand):
-    """A command of ``otel-storage``, for the storage that the project's settings name."""
+    """A command of ``otel-storage``, for the project's storage."""
 
     command: ClassVar[click.Command]
     words: ClassVar[tuple[str, ...]]
-    """What follows ``otel-storage`` to call it."""
+    """The arguments of ``otel-storage`` that call the command."""
 
-    # None of them works with the project's models, and what the checks find may be what the command mends.
+    # Skip the checks: no command uses the project's models, and the command may fix what a check finds.
     requires_system_checks: ClassVar[list[str]] = []
 
     @property
     def help(self) -> str:
-        """What the command of ``otel-storage`` says of itself."""
+        """The help text of the command of ``otel-storage``."""
         return click.wrap_text(cleandoc(self.command.help or ""), preserve_paragraphs=True)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
@@ -41,7 +41,7 @@ class CliCommand(BaseCommand):
         return super().create_parser(prog_name, subcommand, formatter_class=_HelpFormatter, **kwargs)
 
     def add_arguments(self, parser: Any) -> None:
-        """Take the options that the command of ``otel-storage`` takes; it is what judges their values."""
+        """Add the options of the command of ``otel-storage``, which also validates their values."""
         for option in self._options:
             words = option.help or ""
             if option.show_default:
@@ -56,7 +56,7 @@ class CliCommand(BaseCommand):
         """Run the command of ``otel-storage``.
 
         Raises:
-            CommandError: what it says when it fails, with its exit code.
+            CommandError: the command failed; has its message and exit code.
         """
         with _streams(options):
             try:
@@ -84,14 +84,14 @@ class CliCommand(BaseCommand):
 
 @contextmanager
 def _streams(options: dict[str, Any]) -> Iterator[None]:
-    """Print where the caller wants it, and with colours if the caller wants them."""
+    """Print to the caller's stream, with colours if the caller wants them."""
     with ExitStack() as stack:
         if options.get("stdout"):
             stack.enter_context(redirect_stdout(options["stdout"]))
         if options.get("stderr"):
             stack.enter_context(redirect_stderr(options["stderr"]))
         if options.get("no_color"):
-            # NO_COLOR alone leaves what is bold or dim.
+            # NO_COLOR does not disable bold and dim text, but --no-color must.
             stack.enter_context(_environment(NO_COLOR="1", TERM="dumb"))
         elif options.get("force_color"):
             stack.enter_context(_environment(FORCE_COLOR="1"))

@@ -55,7 +55,7 @@ class Exports(ABC):
         round_.delay = timedelta(seconds=min(outcome.retry_after or 0, MAX_RETRY_AFTER))
         if self._is_up_but_for_some(items, outcome, round_):
             self._search(items, round_)
-            # If no reference has failed before, the failure was a short one.
+            # If the search found no span that fails on its own, the failure was a passing one.
             self._declines_some = bool(round_.declined)
         return False
 

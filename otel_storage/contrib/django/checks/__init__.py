@@ -1,7 +1,7 @@
 """System checks: what is wrong with the configured storage, and what mends it.
 
-They raise nothing, start no sender, write to no database and create no SQLite file. A storage of somebody else's is
-nothing to check.
+The checks raise nothing, start no sender, write to no database and create no SQLite file. They skip storages of other
+packages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Check = Callable[..., Sequence[CheckMessage]]
 
 
 def _guarded(check: Check) -> Check:
-    """Whatever else goes wrong in a check is a message too."""
+    """Turn an exception of a check into a message."""
 
     @wraps(check)
     def run(app_configs: Any = None, **kwargs: Any) -> Sequence[CheckMessage]:
@@ -51,10 +51,10 @@ def _guarded(check: Check) -> Check:
 
 @_guarded
 def check_setting(**_kwargs: Any) -> Sequence[CheckMessage]:
-    """What can be told without asking a database."""
+    """Check the setting, without asking a database."""
     try:
         setting = configured()
-    except Exception as error:  # noqa: BLE001 - importing the storage runs anybody's code
+    except Exception as error:  # noqa: BLE001 - importing the storage runs any code
         return [
             Error(
                 words_of(error) if isinstance(error, ConfigurationError) else f"{config.SETTING}: {words_of(error)}",
@@ -72,9 +72,9 @@ def check_setting(**_kwargs: Any) -> Sequence[CheckMessage]:
 
 @_guarded
 def check_database(databases: Any = None, **_kwargs: Any) -> Sequence[CheckMessage]:
-    """What the storage's database says; asked where Django asks its own databases, too.
+    """Check the storage's database; Django calls this when it checks its own databases too.
 
-    Warnings, all of it: an error would keep ``manage.py migrate`` from bringing up Django's own databases.
+    All messages are warnings: an error would stop ``manage.py migrate`` for Django's own databases.
     """
     if not databases:
         return []
@@ -82,7 +82,7 @@ def check_database(databases: Any = None, **_kwargs: Any) -> Sequence[CheckMessa
         setting = configured()
         if setting is None or has_error([*argument_errors(setting)]) or has_error([*opening_errors(setting)]):
             return []
-    except Exception:  # noqa: BLE001 - check_setting tells
+    except Exception:  # noqa: BLE001 - check_setting reports it
         return []
     with opened(setting) as storage:
         return [] if storage is None else in_time(lambda: database_messages(records_of(storage), setting))

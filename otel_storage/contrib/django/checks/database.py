@@ -1,4 +1,4 @@
-"""What the storage's database says: warnings, all of it."""
+"""Checks the storage's database; all messages are warnings."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from otel_storage.sql.storage import SqlPipelineStorage
 
 DEADLINE = 15.0
-"""Seconds that a database has to answer; one that cannot be connected to has 10 before."""
+"""Seconds that a database has to answer, after at most 10 seconds for connecting."""
 
 WATCHING_UNTIL = timedelta(minutes=5)
-"""A process that watches and was not heard of for so long is taken for dead."""
+"""A watching process that has not reported for this long counts as dead."""
 
 
 def database_messages(records: SqlPipelineStorage, setting: Setting) -> Sequence[CheckMessage]:
-    """Whether the database can be used, has our schema, and is watched where another process is to send."""
+    """Check that the database is usable and has our schema, and that a process sends if this one does not."""
     file = records.database.file
     if file is not None and not file.exists():
-        # It is made with the first run.
+        # The first run creates the file.
         problem = _problem_of_folder(file.parent)
         return [_unreachable(problem)] if problem else [*_watching_warning(None, records, setting)]
     if file is None:
@@ -53,7 +53,7 @@ def _problem_of_folder(folder: Path) -> str:
 
 @contextmanager
 def _read_only(records: SqlPipelineStorage, file: Path) -> Iterator[Database]:
-    """The SQLite file, to be read alone: our own connections switch a file to WAL and migrate it."""
+    """Open the SQLite file read-only, because our normal connections would switch it to WAL and migrate it."""
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
@@ -98,7 +98,7 @@ def _schema_message(version: str | None, expected: str, records: SqlPipelineStor
             id="otel_storage.W007",
         )
     if records.database.policy.upgrades_itself:
-        return None  # brought up with the first use
+        return None  # the first use upgrades the schema
     state = "has no schema yet" if version is None else f"has a schema of version {version}, older than {expected}"
     return Warning(
         f"The storage's database {records.url} {state}",
@@ -118,7 +118,7 @@ def _unreachable(cause: str) -> CheckMessage:
 def _watching_warning(
     database: Database | None, records: SqlPipelineStorage, setting: Setting
 ) -> Iterator[CheckMessage]:
-    """Whether somebody sends what this process leaves to others; without a database nobody was ever seen."""
+    """Check that some process sends the spans that this process leaves to others."""
     from otel_storage.sql.outbox.senders import SqlSenders
     from otel_storage.telemetry.spans.run_trace import is_disabled
 
@@ -136,13 +136,13 @@ def _watching_warning(
 
 
 def in_time(work: Callable[[], Sequence[CheckMessage]]) -> Sequence[CheckMessage]:
-    """What the work comes to; a server that never answers is left alone after a while."""
+    """The work's result; raises an error if the server does not answer in time."""
     outcome: list[Sequence[CheckMessage] | Exception] = []
 
     def run() -> None:
         try:
             outcome.append(work())
-        except Exception as error:  # noqa: BLE001 - raised again where it belongs
+        except Exception as error:  # noqa: BLE001 - raised again in the calling thread
             outcome.append(error)
 
     thread = threading.Thread(target=run, name="otel-storage-check", daemon=True)

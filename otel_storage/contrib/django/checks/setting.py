@@ -1,4 +1,4 @@
-"""What can be told of the setting without asking a database."""
+"""Checks the setting, without asking a database."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _HOST_APP = "pipelines"
 
 
 def has_error(messages: Sequence[CheckMessage]) -> bool:
-    """Whether one of the messages keeps Django from going on."""
+    """Whether one of the messages stops Django."""
     return any(message.level >= ERROR for message in messages)
 
 
 def argument_errors(setting: Setting) -> Iterator[CheckMessage]:
-    """What is wrong with the arguments, as far as can be told without making the storage."""
+    """Check the arguments without making the storage."""
     try:
         arguments = setting.arguments
     except TypeError as error:
@@ -71,7 +71,7 @@ def _url_errors(arguments: dict[str, Any]) -> Iterator[CheckMessage]:
 
 
 def _urls(arguments: dict[str, Any]) -> list[Any]:
-    """The URL that the storage will use, where it uses one; None is the default's."""
+    """The URL that the storage will use, if any; None means the default."""
     storage = arguments.get("storage")
     if storage is None:
         return [] if arguments.get("engine") is not None else [arguments.get("url")]
@@ -81,7 +81,7 @@ def _urls(arguments: dict[str, Any]) -> list[Any]:
 
     try:
         cls, kwargs = config.storage_class(storage, "storage")
-    except Exception:  # noqa: BLE001 - told where the storage is opened
+    except Exception:  # noqa: BLE001 - reported when the storage is opened
         return []
     return _urls(kwargs) if issubclass(cls, SqlPipelineStorage) else [arguments.get("outbox_url")]
 
@@ -118,7 +118,7 @@ def _address_errors(arguments: dict[str, Any]) -> Iterator[CheckMessage]:
 
 
 def _endpoint_errors(arguments: dict[str, Any]) -> Iterator[CheckMessage]:
-    """What OpenTelemetry's variables say that no span can be sent by."""
+    """Check that OpenTelemetry's variables allow spans to be sent."""
     from otel_storage.telemetry.otlp.exporter import problem_of
     from otel_storage.telemetry.spans.run_trace import is_disabled
 
@@ -132,16 +132,16 @@ def _endpoint_errors(arguments: dict[str, Any]) -> Iterator[CheckMessage]:
 
 
 def opening_errors(setting: Setting) -> Iterator[CheckMessage]:
-    """What the storage itself says of its arguments."""
+    """Let the storage itself check its arguments."""
     try:
         with opened(setting):
             pass
-    except Exception as error:  # noqa: BLE001 - arguments are anybody's objects
+    except Exception as error:  # noqa: BLE001 - arguments can be any objects
         yield _refused(f"{config.SETTING}: {words_of(error)}")
 
 
 def order_warning(setting: Setting) -> Iterator[CheckMessage]:
-    """Whether the host's template hides ours, which has the link to the trace."""
+    """Check that the host's template does not hide ours, which has the link to the trace."""
     names = [app.name for app in apps.get_app_configs()]
     ours = apps.get_app_config("otel_storage").name
     if setting.kwargs.get("trace_url") and _HOST_APP in names[: names.index(ours)]:
@@ -153,7 +153,7 @@ def order_warning(setting: Setting) -> Iterator[CheckMessage]:
 
 
 def switched_off(setting: Setting) -> Iterator[CheckMessage]:
-    """Which environment variable switches telemetry off."""
+    """The environment variable that disables telemetry, if any."""
     from otel_storage.telemetry.spans.run_trace import is_disabled
 
     if setting.makes_spans and is_disabled():

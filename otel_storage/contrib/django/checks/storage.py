@@ -1,4 +1,4 @@
-"""The storage that is configured: its class, its arguments, and one to look at."""
+"""The configured storage: its class, its arguments, and an instance to inspect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A storage of ours that is configured."""
+    """A configured storage of this package."""
 
     cls: type[PipelineStorage]
     kwargs: dict[str, Any]
@@ -36,10 +36,10 @@ class Setting:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments, with the defaults of those that are not given.
+        """The arguments, including defaults.
 
         Raises:
-            TypeError: they are not what the class takes.
+            TypeError: the class does not take these arguments.
         """
         bound = inspect.signature(self.cls).bind(**self.kwargs)
         bound.apply_defaults()
@@ -47,10 +47,10 @@ class Setting:
 
 
 def configured() -> Setting | None:
-    """What is configured; None if it is somebody else's.
+    """The configured storage; None if its class is from another package.
 
     Raises:
-        Exception: it cannot be loaded.
+        Exception: the class cannot be loaded.
     """
     cls, kwargs = config.configured_storage()
     from otel_storage.composite import OtelPipelineStorage
@@ -61,10 +61,10 @@ def configured() -> Setting | None:
 
 @contextmanager
 def opened(setting: Setting) -> Iterator[PipelineStorage | None]:
-    """The storage of this process, else one for the while that sends nothing; None if none can be had so.
+    """This process's storage, otherwise a temporary one that sends nothing; None if neither is possible.
 
     Raises:
-        ConfigurationError: it refuses its arguments.
+        ConfigurationError: the storage refuses its arguments.
     """
     used = host.storage_in_use()
     if used is not None:
@@ -73,11 +73,11 @@ def opened(setting: Setting) -> Iterator[PipelineStorage | None]:
     kwargs = setting.kwargs
     if setting.makes_spans:
         is_safe = "delivery" in inspect.signature(setting.cls).parameters
-        # An instance is the project's: it must not be closed, nor be found in use by the storage that is made later.
+        # An instance belongs to the project: do not close it, and do not use it before the project's storage does.
         if not is_safe or not (kwargs.get("storage") is None or is_spec(kwargs["storage"])):
             yield None
             return
-        # What is not one of the two names is left for the storage to refuse.
+        # Leave an invalid ``delivery`` for the storage to refuse.
         if setting.arguments["delivery"] == "thread":
             kwargs = {**kwargs, "delivery": "external"}
     storage = config.instantiate(setting.cls, kwargs, config.SETTING, setting.path)
@@ -94,12 +94,12 @@ def records_of(storage: PipelineStorage) -> SqlPipelineStorage:
 
 
 def is_spec(value: object) -> bool:
-    """Whether the value names a storage, and is none itself."""
+    """Whether the value names a storage instead of being one."""
     return isinstance(value, (str, tuple, list))
 
 
 def words_of(error: BaseException) -> str:
-    """What the error says, on one line and without secrets."""
+    """The error's text, on one line and without secrets."""
     from otel_storage.privacy.lines import one_line
     from otel_storage.privacy.masking import scrub
     from otel_storage.results.exceptions import OtelStorageError

@@ -1,4 +1,4 @@
-"""``{% trace_url run_id as url %}``: where people see a run's trace."""
+"""``{% trace_url run_id as url %}``: the address of a run's trace."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _logged: set[str] = set()
 
 
 def trace_url(run_id: Any) -> str:
-    """The address of the run's trace; empty without a trace, or where the storage does not know where traces are seen.
+    """The address of the run's trace; empty without a trace, or if no ``trace_url`` is configured.
 
-    A page is shown whatever is wrong with it; that is logged once.
+    An error does not break the page; it is logged once.
     """
     try:
         execution = helpers.get_pipeline_execution(run_id)
-        # Another storage's records need not have the method.
+        # Records of other storages may lack the method.
         get_trace_url = getattr(execution, "get_trace_url", None)
         return (get_trace_url() or "") if get_trace_url is not None else ""
     except Exception as error:
