@@ -132,7 +132,7 @@ class OnServer(OnSharedSql):
     def setup_class(cls) -> None:
         """Create the database; skip the class where there is no server."""
         cls._databases = ExitStack()
-        # One engine for all tests: a new one takes as long to connect as a test does.
+        # Share one engine between all tests: connecting takes as long as a test.
         cls._engine = create_engine(cls._databases.enter_context(cls.create_database()))
         cls._databases.callback(cls._engine.dispose)
 

@@ -29,7 +29,7 @@ def program(name: str) -> str:
     variable = f"OTEL_STORAGE_TEST_{name}"
     path = os.environ.get(variable, "")
     if path:
-        # One that is named and is not there is an error, not a reason to skip.
+        # A variable that names a missing program is an error, not a reason to skip.
         assert os.access(path, os.X_OK), f"{variable} names no program: {path}"
         return path
     for found in filter(None, map(shutil.which, NAMES[name])):

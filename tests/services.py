@@ -124,7 +124,7 @@ def mariadb_database() -> Iterator[URL]:
         yield server.set(database=name)
     finally:
         with mariadb_connection(server) as admin:
-            # One that is left in a transaction would hold the tables.
+            # End other sessions: one with an open transaction would lock the tables.
             sessions = admin.exec_driver_sql("SELECT id FROM information_schema.processlist WHERE db = %s", (name,))
             for session in sessions.scalars().all():
                 with suppress(OperationalError):  # it may have ended just now

@@ -252,7 +252,7 @@ def test_what_an_import_loads(statement: str, not_loaded: set[str], tmp_path: Pa
 
 @pytest.mark.parametrize("name", sorted(set(otel_storage.__all__) - {"__version__"}))
 def test_public_names_load(name: str) -> None:
-    """Every public name can be had, is what it says, and is a public thing of ours with a docstring."""
+    """Every public name can be imported, has the right name, and is an object of this package with a docstring."""
     value = getattr(otel_storage, name)
 
     assert name in dir(otel_storage)

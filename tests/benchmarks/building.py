@@ -93,7 +93,7 @@ def measure(made: Databases, scale: Scale) -> Iterator[Figure]:
 def _memory(made: Databases, pipeline: Any) -> tuple[int, int]:
     """The bytes that a build takes at most, and those that it leaves behind while its execution is held."""
     with closing(_otel(made)) as storage:
-        # What is made once is no part of it.
+        # Build once before measuring, so that caches are not counted.
         storage.build_pipeline_execution(pipeline, str(uuid.uuid4()), Runner(), NullReporter(), {"day": 1})
         gc.collect()
         tracemalloc.start()
@@ -111,7 +111,7 @@ def _memory(made: Databases, pipeline: Any) -> tuple[int, int]:
 
 
 def _quick(made: Databases, pipeline: Any) -> dict[str, Prepared]:
-    """Those that are compared by tenths: run more often, in turns."""
+    """Builds whose times differ by tenths: they run more often, and by turns."""
     return {
         CORE: lambda: _core(made, pipeline),
         "SqlPipelineStorage": lambda: _builder(_sql(made), pipeline),

@@ -104,7 +104,7 @@ def _seconds(repeat: int, *contenders: Contender) -> list[float]:
     return [statistics.median(seconds) for seconds in zip(*taken, strict=True)]
 
 
-# What is sent
+# The data to send
 
 
 class _Backlog:
@@ -151,7 +151,7 @@ class _Backlog:
                 sender.start()
             sent = [sender.sent() for sender in senders]
             seconds = time.perf_counter() - began
-        # Who finds nothing but what the other one holds has nothing to do, nor has who comes to a run too early.
+        # A sender may stop early: the other one held all references, or the runs had not settled. Send the rest.
         sent.append(self._storage.delivery.deliver_due().sent)
         assert sum(sent) == count
         return seconds

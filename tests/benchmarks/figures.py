@@ -11,7 +11,7 @@ from tests.benchmarks.measuring import Databases
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of one run of a benchmark: a median, or a ratio of medians measured in the same run."""
+    """A figure of one run of a benchmark: a median, or a ratio of medians from the same run."""
 
     work: str
     """What was done, e.g. ``status changes, eager``."""

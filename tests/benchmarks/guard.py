@@ -51,7 +51,7 @@ def read() -> dict[str, dict[str, Values]]:
 def check(names: Sequence[str], urls: Sequence[str | None]) -> list[str]:
     """What is slower than recorded: measured again as long as it is, :data:`ATTEMPTS` times at most."""
     recorded = read()
-    # One of which nothing is guarded is recorded too, as empty, and not run.
+    # A benchmark without a guarded figure is recorded as empty, and is not run.
     names = [name for name in names if name not in recorded or any(recorded[name].values())]
     slow: dict[str, list[str]] = {}
     for _ in range(ATTEMPTS):

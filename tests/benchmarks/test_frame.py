@@ -44,7 +44,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_command_prints_and_writes_what_it_measures(tmp_path: Path) -> None:
-    """One benchmark by its name: a table of 80 columns at most, and a JSON with the machine."""
+    """The command runs one benchmark by its name.
+
+    The command prints a table of 80 columns at most, and a JSON with the machine.
+    """
     path = tmp_path / "found.json"
     process = command("--only", "importing", "--repeat", "1", "--json", str(path))
     assert process.returncode == 0, process.stderr
@@ -150,7 +153,10 @@ def made(request: pytest.FixtureRequest) -> Iterator[Databases]:
 
 
 def test_history(made: Databases) -> None:
-    """It has the runs that it says, of both pipelines, in the states that it says; asked for again, it is the same."""
+    """The history has the promised runs of both pipelines, in the promised states.
+
+    A second request returns the same.
+    """
     url = made.history(1000)
     assert made.history(1000) == url
     with closing(SqlPipelineStorage(url)) as storage:
@@ -167,7 +173,7 @@ def test_history(made: Databases) -> None:
 
 
 def test_databases_are_removed(empty_postgresql_url: str) -> None:
-    """Those of another process's histories too."""
+    """Removal also covers the databases that another process made for histories."""
     engine = create_engine(empty_postgresql_url)
     with databases(empty_postgresql_url) as shared:
         with databases(empty_postgresql_url, shared) as made:

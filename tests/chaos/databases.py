@@ -171,7 +171,7 @@ def _programs(name: str, folders: str) -> Path:
 
 
 def _server_user(name: str) -> str | None:
-    """Who the server is run by where we are root, whom it refuses; None for ourselves."""
+    """The user that runs the server if we are root, which the server refuses; None for the current user."""
     if os.geteuid() != 0:
         return None
     try:

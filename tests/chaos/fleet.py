@@ -45,7 +45,7 @@ class Fleet:
     kills: Counter[str] = field(default_factory=Counter)
     """How many were killed while they ran, by role."""
     problems: list[str] = field(default_factory=list)
-    """Those that ended by themselves."""
+    """Processes that ended by themselves."""
     killed: dict[int, tuple[str, float]] = field(default_factory=dict)
     """The roles of the processes that were killed, and when, by their ids."""
 
@@ -137,7 +137,7 @@ class Fleet:
         self.places.clear()
 
     def _kill_children(self, role: str, children: list[int]) -> None:
-        # One that was killed a moment ago may not have been waited for yet.
+        # A child that was killed a moment ago may still exist as a zombie.
         for pid in set(children) - self.killed.keys():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -91,7 +91,7 @@ class Succeeds(Pipeline):
 
 
 class Short(Pipeline):
-    """One task."""
+    """A pipeline with one task."""
 
     work = Work()
 

@@ -240,7 +240,7 @@ def _close_runs(
 
     Each must have been left by a process that was killed, or lost its database.
     """
-    # Its reporter is the host's, which can be imported where the settings are known.
+    # Imported here: the module imports the host's reporter, which needs configured settings.
     from tests.chaos.reporting import JournalReporter
 
     begun: dict[str, _Begun] = {}

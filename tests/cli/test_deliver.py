@@ -103,7 +103,7 @@ def test_json_keys(runs: Runs, sqlite_url: str, receiver: OtlpReceiver, invoke: 
 
 
 def test_nobody_listens(runs: Runs, sqlite_url: str, closed_port: str, invoke: Invoke) -> None:
-    """Without a collector it says what waits and why, at once, and exits 1; nothing is lost."""
+    """Without a collector the command says at once which spans are unsent and why, and exits 1; nothing is lost."""
     runs.finish(runs.build(RUN_ID))
     result = invoke("deliver", "--url", sqlite_url)
     assert result.exit_code == 1

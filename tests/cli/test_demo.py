@@ -29,7 +29,7 @@ def records(node: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_without_collector(execute: Execute, tmp_path: Path) -> None:
-    """It exits 0, draws three runs, and tells where they are, what waits and what to do."""
+    """The demo exits 0, draws three runs, and says where they are, which spans are unsent, and what to do."""
     done = execute("demo", env=NOWHERE)
     assert done.returncode == 0
     titles = [line.split() for line in done.stdout.splitlines() if line.startswith("demo.")]
@@ -67,7 +67,7 @@ def test_narrow_terminal(execute: Execute) -> None:
 
 @pytest.mark.slow
 def test_told_commands_work(execute: Execute) -> None:
-    """The commands that are told show the failed run, and deliver what waits: every span of the three runs."""
+    """The commands that the demo prints show the failed run, and deliver every span of the three runs."""
     told = execute("demo", "--json", env=NOWHERE)
     document = json.loads(told.stdout)
     assert_iterators_at_both_levels(document["runs"][0])

@@ -158,7 +158,7 @@ def test_wrong_usage(arguments: list[str], invoke: Invoke) -> None:
 
 @pytest.mark.parametrize("option", [["--metrics", ":0"], ["--push-metrics"]])
 def test_metrics_need_watch(option: list[str], invoke: Invoke) -> None:
-    """Who delivers once serves nothing."""
+    """``deliver`` without ``--watch`` refuses to serve metrics."""
     result = invoke("deliver", *option)
 
     assert result.exit_code == 2
@@ -180,7 +180,7 @@ def test_the_address_is_taken(runs: Runs, sqlite_url: str, execute: Execute) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_serve(number: signal.Signals, code: int, runs: Runs, sqlite_url: str) -> None:
-    """It serves until a signal; a series is 0 first, and what it is later on."""
+    """The command serves until a signal; a new series is 0 first, and has its real value later."""
     runs.finish(runs.build("one"))
     with staying("metrics", "--url", sqlite_url, "--serve", "127.0.0.1:0") as process:
         url = process.url()
@@ -196,7 +196,7 @@ def test_serve(number: signal.Signals, code: int, runs: Runs, sqlite_url: str) -
 
 @pytest.mark.slow
 def test_push(runs: Runs, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It pushes every so often, says once that nobody takes it, and that it is over."""
+    """The command pushes at each interval, and logs once that the endpoint fails, and once that it works again."""
     runs.finish(runs.build("one"))
     with MetricsReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)

@@ -392,7 +392,7 @@ def test_copies_alone(wrapped: Wrapped) -> None:
 
 @pytest.mark.slow
 def test_reporter_that_fails(wrapped: Wrapped) -> None:
-    """A reporter that cannot be told keeps nothing from being closed, and is told of."""
+    """A reporter that fails keeps no record from being closed, and the command reports the failure."""
     wrapped.states(
         "from django.db import connection; connection.cursor().execute('DROP TABLE pipelines_pipelinelog')\n"
         "import sys; print('{}'); sys.exit()\n"

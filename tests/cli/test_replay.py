@@ -83,7 +83,7 @@ def test_bytes_are_the_same(runs: Runs, database_url: str, execute: Execute) -> 
 
 
 def test_figures(runs: Runs, database_url: str, invoke: Invoke) -> None:
-    """It says what it did and what sends it, in figures that fit, and leaves what is there alone."""
+    """The command says what it wrote and what sends it, with correct numbers, and leaves existing references alone."""
     runs.finish(runs.build(RUN_ID))
     runs.finish(runs.build(str(uuid.uuid4())))
     forget(runs, "execution_id = 1")

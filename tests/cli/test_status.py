@@ -105,7 +105,7 @@ def test_an_endpoint_that_is_no_address(
 
 
 def test_senders_as_json(runs: Runs, database_url: str, invoke: Invoke) -> None:
-    """Who sent last, who failed last and who watches is told, with times."""
+    """The JSON has the senders that sent last, failed last and watch, with times."""
     tell(runs, accepted=True, ago=300)
     tell(runs, error="503 Service Unavailable", watching=True, ago=100)
     document = json.loads(invoke("status", "--url", database_url, "--json").stdout)

@@ -32,7 +32,7 @@ def below_header(lines: list[str]) -> list[str]:
 
 
 def failing_run() -> Node:
-    """One task is done, the second fails, the third never runs."""
+    """A run with three tasks: the first is done, the second fails, the third never runs."""
     said = "order 1042 has no customer"
     return run(
         F,
@@ -160,7 +160,7 @@ def test_one_more_is_drawn_not_counted() -> None:
 
 
 def test_running_bar_is_open_ended() -> None:
-    """What runs has a bar up to now, and how long it has taken; what waits has none."""
+    """A running record has a bar up to now, and its time so far; a waiting record has no bar."""
     tree = run(
         R, 0, None, task("load", R, 2, None, result("", R, 2, None)), task("notify", P, None, None, result("", P))
     )

@@ -141,7 +141,7 @@ class Checker:
 
 @pytest.fixture(scope="module")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checker]:
-    """One process for all: starting it takes longer than a check."""
+    """One process for all tests, because starting it takes longer than a check."""
     checker = Checker(tmp_path_factory.mktemp("project"))
     yield checker
     checker.close()

@@ -87,7 +87,7 @@ def test_figures_have_units(where: str, panel: Json) -> None:
     }
     values = {shown for name, shown in organize["renameByName"].items() if name.startswith("Value")}
     assert values <= with_unit
-    # What a table hides is what no column shows.
+    # The hidden queries are those that no column shows.
     queries = {f"Value #{target['refId']}" for target in panel["targets"]} if len(panel["targets"]) > 1 else set()
     assert queries <= set(organize["renameByName"])
 

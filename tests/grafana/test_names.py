@@ -65,7 +65,7 @@ class Parsed:
         self.metrics: dict[str, set[str]] = {}
         """Each metric, and the labels that are asked of it."""
         self.labels: set[str] = set()
-        """Those that are grouped by and joined on."""
+        """The labels that the expression groups by or joins on."""
         self._selectors(expr)
 
     def _selectors(self, expr: str) -> None:

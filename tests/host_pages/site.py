@@ -414,7 +414,7 @@ def _told(error: BaseException) -> str:
 def main() -> None:
     """Answer until there is no more to do."""
     answers = os.fdopen(os.dup(1), "w")
-    # What is printed meanwhile is no answer.
+    # Redirect other prints to stderr: only answers belong on stdout.
     os.dup2(2, 1)
     configure(json.loads(sys.argv[1]))
     commands = Commands()
@@ -422,7 +422,7 @@ def main() -> None:
         name, arguments, named = json.loads(line)
         try:
             answer = {"result": getattr(commands, name)(*arguments, **named)}
-        except Exception as error:  # noqa: BLE001 - the test is told of it
+        except Exception as error:  # noqa: BLE001 - the test receives the error
             answer = {"error": _told(error), "traceback": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

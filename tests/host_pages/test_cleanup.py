@@ -31,7 +31,7 @@ def test_runs_inside_and_outside_the_limit(site: Site) -> None:
 
 
 def test_runs_that_never_started(site: Site) -> None:
-    """They go by the time they were built, where the host's own storage keeps them for ever."""
+    """Runs that never started are removed by the time they were built; the host's own storage keeps them for ever."""
     site.create("region", ["north"])
     waiting = site.shape(1, 1, 0, final=False)
     site.set_built(waiting, 31 * DAY)

@@ -34,7 +34,7 @@ def test_figures(site: Site) -> None:
 
 
 def test_a_run_that_has_not_ended(site: Site) -> None:
-    """It counts, and has no part in the runtime."""
+    """A run that has not ended counts as a run, and does not change the average runtime."""
     site.create("region", ["north"])
     waiting = site.shape(1, 1, 0)
     site.set_times(waiting, HOUR, None)
@@ -78,7 +78,7 @@ def test_runs_that_failed_are_red(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["", "shop.Export/runs/", "shop.Export/start/", "run/results/", "run/results/list/"])
 def test_strangers_are_turned_away(site: Site, path: str) -> None:
-    """Who is no staff is sent to the login."""
+    """A user who is not staff is sent to the login."""
     page = site.get(path, staff=False)
 
     assert page["status"] == 302
@@ -94,7 +94,7 @@ def test_the_same_rows_as_the_host_s_own_storage(site: Site, orm_site: Site) -> 
             each.run(name)
 
     ours, theirs = (
-        # Those that other tests have made are in one site alone.
+        # Leave out the pipelines of other tests, which exist in one of the two sites only.
         [(name, cells[0]) for name, cells in figures(each).items() if "Shape" not in name and "Bad" not in name]
         for each in (site, orm_site)
     )

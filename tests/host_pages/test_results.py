@@ -82,7 +82,7 @@ def test_every_record_has_its_row(shop: tuple[Site, Site], pipeline: str) -> Non
 
 
 def test_a_run_that_is_not_final_is_polled_on(site: Site) -> None:
-    """While a run is not final the page answers 200, and shows what runs and what waits."""
+    """While a run is not final the page answers 200, and shows its running and pending tasks."""
     site.create("region", ["north"])
     run_id = site.shape(1, 2, 0, final=False)
 
@@ -93,13 +93,13 @@ def test_a_run_that_is_not_final_is_polled_on(site: Site) -> None:
 
 
 def test_an_unknown_run(site: Site) -> None:
-    """It is not found; the frame of its page is there all the same, as the host has it."""
+    """An unknown run is not found; the frame of its page is shown all the same, as in the host."""
     assert site.get("unknown/results/list/")["status"] == 404
     assert site.get("unknown/results/")["status"] == 200
 
 
 def test_a_run_of_a_bad_configuration(site: Site) -> None:
-    """It has no row, and is final."""
+    """A run of a bad configuration has no row, and is final."""
     run_id = site.run_badly_configured()
 
     assert read(site, run_id) == []

@@ -14,7 +14,7 @@ PYDANTIC_2 = "AttributeError: 'FieldInfo' object has no attribute "
 
 
 def test_the_start_page(site: Site) -> None:
-    """It lists the pipeline's tasks."""
+    """The page lists the pipeline's tasks."""
     page = site.get("shop.Export/start/")
 
     assert page["status"] == 200
@@ -102,7 +102,7 @@ def test_the_rerun_link(site: Site, orm_site: Site) -> None:
 
 @pytest.mark.parametrize("id_", ["1000000000", "x", "1.5"])
 def test_the_rerun_link_of_an_unknown_result(site: Site, id_: str) -> None:
-    """It is not found; of one that is no number too, for which the host's own storage fails."""
+    """The link of an unknown result is not found, also for an id that is no number, where the host's storage fails."""
     assert site.get(f"task-result/{id_}/rerun/")["status"] == 404
 
 

@@ -62,7 +62,7 @@ WAYS = {
 
 if __name__ == "__main__":
     way, url, number = sys.argv[1:]
-    # What is to be sent is there at once, not a little more with each run.
+    # Make all spans due at once, instead of some with each run.
     first = OtelPipelineStorage(url=url, delivery="external")
     for _ in range(int(number)):
         runs.run(first, objects=range(20))

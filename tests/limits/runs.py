@@ -74,7 +74,7 @@ def later() -> datetime:
 
 
 def deliver_the_rest(url: str) -> None:
-    """Send what waits, as the next process does some time later."""
+    """Send the due spans, as the next process would some time later."""
     storage = OtelPipelineStorage(url=url, delivery="external", clock=later)
     try:
         assert storage.delivery.deliver_due().error == ""

@@ -172,7 +172,7 @@ def test_a_fork_while_the_first_connection_is_made(
     """
     monkeypatch.setattr(forking, "PATIENCE", 0.2)
     server = make_url(postgresql_url)
-    # What SQLAlchemy asks first on the first connection of an engine.
+    # The first statement that SQLAlchemy executes on an engine's first connection.
     with Door(str(server.host), server.port or 5432, b"pg_catalog.version()") as door:
         storage = SqlPipelineStorage(server.set(host="127.0.0.1", port=door.port))
         with closing(storage), thread(storage.get_pipeline_digest):

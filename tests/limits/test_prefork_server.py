@@ -79,7 +79,7 @@ def test_every_worker_records_and_sends(server: str, receiver: OtlpReceiver, dat
         time.sleep(2)
         answers += pool.map(_get, [server] * 20)
     assert len({pid for pid, _ in answers}) >= WORKERS
-    # What the killed one had claimed waits for its lease to run out; the living send the rest.
+    # The references of the killed worker wait until their lease expires; the other workers send the rest.
     assert receiver.wait_for(len(answers) * runs.SPANS // 2, timeout=30)
     runs.deliver_the_rest(database_url)
     with closing(SqlPipelineStorage(database_url)) as storage:

@@ -80,7 +80,8 @@ def test_a_paused_sender_removes_nothing_of_anothers(database_url: str, receiver
         assert len(ids) == 594
         assert storage.outbox.settle(claims.token, ids) == 594
     assert told["error"] == ""
-    # It was told that its first request was accepted; none of that was its own any more, and it began no other.
+    # The slow sender's first request was accepted, but other senders held its references by then, so it made no other
+    # request.
     assert (told["sent"], told["settled"]) == (16, 0)
     assert len(receiver.spans) == 16
 
@@ -132,7 +133,7 @@ def test_processes_and_threads_drain_one_outbox(database_url: str, receiver: Otl
         for thread in threads:
             thread.join(60)
         assert [process.wait(60) for process in processes] == [0, 0]
-        # Who finds all task results in others' hands may leave before the runs are settled.
+        # A sender that finds all task results leased may leave before the runs settle, so send again.
         for _ in range(20):
             assert senders[0].delivery.deliver_due().error == ""
             time.sleep(0.05)
@@ -160,7 +161,7 @@ def test_an_hour_of_outage(database_url: str, receiver: OtlpReceiver) -> None:
                 sender.delivery.deliver_due(retry_now=False)
             rounds += 1
             clock.advance(20)
-        # One that fails by itself, two more to see whether it is the spans.
+        # Per round and sender: one failing request, and two probes of single spans.
         assert rounds < len(receiver.requests) <= 3 * 2 * rounds
         with senders[0].records.database.read() as connection:
             found = connection.execute(select(schema.outbox.c.due, schema.outbox.c.attempts)).all()

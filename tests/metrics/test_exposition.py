@@ -331,7 +331,7 @@ def test_no_addresses(given: str) -> None:
 
 
 def test_ipv6(site: Site) -> None:
-    """It serves on IPv6 too."""
+    """The server listens on IPv6 too."""
     try:
         with serving(site.reader(), "::1", 0) as server:
             assert server.url.startswith("http://[::1]:")

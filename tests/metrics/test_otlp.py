@@ -95,7 +95,7 @@ def test_what_arrives(site: Site, receiver: MetricsReceiver) -> None:
 
 
 def test_grpc(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They go over gRPC where the protocol says so."""
+    """Metrics are pushed over gRPC if the protocol variable says so."""
     site.run()
     with GrpcReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc")

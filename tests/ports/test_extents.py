@@ -49,6 +49,6 @@ def test_an_end_before_the_start() -> None:
 
 
 def test_never_started() -> None:
-    """What was cancelled before it started has one moment; what waits has none."""
+    """A record that was cancelled before it started has one moment; a PENDING record has none."""
     assert extent(TASK_RESULT, Status.CANCELLED, None, ONE) == Extent(Status.CANCELLED, ONE, ONE, is_open=False)
     assert extent(TASK_RESULT, P, None, None) == Extent(P, None, None, is_open=False)

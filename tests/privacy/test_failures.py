@@ -98,7 +98,7 @@ def test_text_in_a_message_does_not_end_a_validation_error() -> None:
 
 
 def test_a_broken_str_is_no_failure() -> None:
-    """An exception whose text cannot be had is not captured, and raises nothing."""
+    """An exception whose ``str()`` fails is not captured, and raises nothing."""
 
     class Broken(Exception):
         def __str__(self) -> str:
@@ -116,7 +116,7 @@ def test_a_broken_str_is_no_failure() -> None:
 
 
 def test_a_broken_cause_is_named() -> None:
-    """The chain is printed even where one of its texts cannot be had."""
+    """The chain of exceptions is printed even if ``str()`` fails for one of them."""
 
     class Broken(Exception):
         def __str__(self) -> str:

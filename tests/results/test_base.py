@@ -279,7 +279,7 @@ def test_failed(status: PipelineTaskStatus) -> None:
 
 
 def test_equality_is_by_kind_and_id() -> None:
-    """One kind and one id are one record, whatever else the objects hold."""
+    """Two objects of one kind and id are equal, whatever their other values."""
     assert Done(1) == Done(1, run_id="other")
     assert hash(Done(1)) == hash(Done(1, run_id="other"))
     assert Done(1) != Done(2)
@@ -356,7 +356,7 @@ def test_a_report_without_propagation(reporter: RecordingReporter) -> None:
 def test_a_report_that_does_not_advance(
     reporter: RecordingReporter, old: PipelineTaskStatus, new: PipelineTaskStatus
 ) -> None:
-    """It is ignored: nothing is saved, nobody is told, no parent advances."""
+    """The report is ignored: nothing is saved, no reporter is told, and no parent advances."""
     run = one_of_each()
     run[3].status = old
 

@@ -88,7 +88,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[CallsKept]:
 
 
 def test_there_is_a_helper_for_every_method() -> None:
-    """One function for each public method, under its name; cleanup has another, which is the host's."""
+    """Each public method has one function of the same name; only cleanup has the host's other name."""
     methods = {name for name in dir(PipelineStorage) if not name.startswith("_")}
     functions = {
         name
@@ -204,7 +204,7 @@ class TestDjango:
     @pytest.mark.slow
     @pytest.mark.parametrize("first", ["pipelines", "otel_storage"])
     def test_one_storage_not_two(self, first: str, tmp_path: Path) -> None:
-        """Whoever asks first, both get the same storage, and both forget it when either does."""
+        """Both modules get the same storage, whichever asks first, and a reset in either affects both."""
         script = f"""
 import importlib
 first = importlib.import_module("{first}.results.helpers")

@@ -72,7 +72,7 @@ def test_clock_that_was_set(child: subprocess.Popen[bytes]) -> None:
     start = start_of(child.pid)
 
     for moved in (-HOUR, timedelta(seconds=-1), timedelta(seconds=1), HOUR):
-        # It had been running for two hours when it reported.
+        # The process had been running for two hours when it reported.
         assert not is_gone(worker(child.pid, start - moved), start - moved + 2 * HOUR)
 
 

@@ -40,7 +40,7 @@ def race(*racers: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
     with ProcessPoolExecutor(len(racers), context, initializer=_meet_at, initargs=(barrier,)) as pool:
         futures = [pool.submit(_run, racer, number, arguments) for number, racer in enumerate(racers)]
         errors = [error for error in (future.exception() for future in futures) if error is not None]
-    # That the others gave up tells nothing.
+    # Raise the real error first: a broken barrier only says that another racer failed.
     for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):
         raise error
     return [future.result() for future in futures]

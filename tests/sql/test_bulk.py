@@ -41,7 +41,7 @@ def storage(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[Sql
 
 
 def statements(storage: SqlPipelineStorage, beginning: str) -> list[str]:
-    """Those that are executed from now on and begin so."""
+    """The statements executed from now on that begin so."""
     executed: list[str] = []
 
     def execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

@@ -361,11 +361,11 @@ class TestSqliteFile:
         assert not (tmp_path / "no").exists()
 
     def test_directory(self, tmp_path: Path) -> None:
-        """It is a folder."""
+        """The path is a folder."""
         assert "unable to open database file" in unavailable(f"sqlite:///{tmp_path}")
 
     def test_not_a_database(self, tmp_path: Path) -> None:
-        """It is a file of another kind, which is left as it is."""
+        """The path is a file of another kind, which is not changed."""
         file = tmp_path / "notes.txt"
         file.write_text("not a database " * 100)
 
@@ -590,7 +590,7 @@ def test_a_file_that_can_be_written_again(is_given: bool, sqlite_url: str) -> No
 
 
 def test_no_connection_outlives_its_storage(storage: SqlPipelineStorage) -> None:
-    """One that is used while the storage is closed is closed when it no longer is; later ones are kept again."""
+    """A connection in use while the storage is closed is closed afterwards; later connections are pooled again."""
     used: list[Any] = []
 
     def work(connection: Connection) -> None:
@@ -791,7 +791,7 @@ class _TimeIsUp(Exception):
 
 @pytest.mark.parametrize("how", ["read", "write"])
 def test_a_signal_that_raises_in_the_middle_of_a_statement(server_url: str, how: str) -> None:
-    """It comes out as it is, and its connection, which still waits for an answer, is not used again."""
+    """The exception is raised as it is, and its connection, with an answer under way, is not used again."""
     statement = text("SELECT SLEEP(60)" if "mariadb" in server_url else "SELECT pg_sleep(60)")
 
     def raise_it(*_: object) -> None:
@@ -833,7 +833,7 @@ def test_deadlock(server_url: str) -> None:
                 nonlocal is_first_attempt
                 attempts.append(name)
                 for id_ in ids:
-                    # What the other has stored is kept, so that a lost update would show.
+                    # Append to the other transaction's message, so that a lost update would be visible.
                     message = table.c.started_message.concat(name)
                     connection.execute(update(table).where(table.c.id == id_).values(started_message=message))
                     if is_first_attempt:

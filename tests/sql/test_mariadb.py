@@ -29,7 +29,7 @@ RUNNING, DONE = PipelineTaskStatus.RUNNING, PipelineTaskStatus.DONE
 LEASE = timedelta(seconds=30)
 AT_ONCE = Settling(quiet=timedelta(0), after=timedelta(days=1))
 
-# Whoever has to wait for a lock gives up soon, so that a test that finds one does not take a minute.
+# Fail soon on a lock, so that a test that meets one does not take a minute.
 IMPATIENT = {"init_command": "SET innodb_lock_wait_timeout = 1"}
 
 
@@ -232,7 +232,7 @@ class TestIds:
 
 
 class TestLocks:
-    """Who waits for whom: nobody for rows that are not there, and senders not for each other."""
+    """Which transactions wait for each other: none for rows that do not exist, and no sender for another."""
 
     def test_building_beside_a_cleanup(self, impatient: SqlPipelineStorage) -> None:
         """A run is built and run while a cleanup holds all there are, and the gap behind them."""

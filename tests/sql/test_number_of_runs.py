@@ -31,7 +31,7 @@ def storage(database_url: str) -> Iterator[SqlPipelineStorage]:
 
 
 def build(storage: SqlPipelineStorage | OtelPipelineStorage, pipeline_id: str = "shop.A") -> None:
-    """One run in each of the states."""
+    """Build one run in each of the states."""
     for statuses in STATUSES.values():
         run_id = str(uuid.uuid4())
         pipeline = Pipeline(Task("load"), id=pipeline_id)
@@ -121,7 +121,7 @@ def test_while_others_count_and_clean_up(storage: SqlPipelineStorage) -> None:
 
 
 def test_one_statement_that_reads_no_run_that_is_counted(storage: SqlPipelineStorage) -> None:
-    """It is one statement, and a COUNT of all is the part of it that is for where nobody counts."""
+    """The number comes from one statement, which counts all runs only if there are no totals."""
     build(storage)
     statements: list[str] = []
 

@@ -39,7 +39,7 @@ def rows(connection: Connection) -> list[tuple[int, PipelineTaskStatus, datetime
 
 @pytest.mark.parametrize("paramstyle", ["named", "qmark"])
 def test_values_are_stored_as_sqlalchemy_stores_them(tmp_path: Path, paramstyle: Any) -> None:
-    """One row or many: parameters go through their columns' types, whoever executes the statement."""
+    """For one row or many, parameters are converted by their columns' types, whoever executes the statement."""
     engine = create_engine(f"sqlite:///{tmp_path / 'runs.db'}", paramstyle=paramstyle)
     with engine.begin() as connection:
         table.create(connection)

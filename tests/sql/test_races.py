@@ -30,7 +30,7 @@ RUNTIME_ERROR = PipelineTaskStatus.RUNTIME_ERROR
 WIDE = Pipeline(*(Task(f"task {n}", objects=range(5)) for n in range(20)), objects=range(10))
 
 Won = dict[tuple[str, int, PipelineTaskStatus], tuple[int, Report]]
-"""Who reported a change, and what, by record and status."""
+"""Which process reported a change, and the report, by record and status."""
 
 
 @pytest.mark.parametrize(

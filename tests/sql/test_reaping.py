@@ -312,7 +312,7 @@ def test_parents_by_age(storage: OtelPipelineStorage, clock: ManualClock) -> Non
 
 
 def test_very_many(storage: OtelPipelineStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are read in parts: each is found once, listed alone or closed one by one."""
+    """Records are read in parts, and each is found once, whether listed or closed one by one."""
     monkeypatch.setattr(reaping, "_PAGE", 2)
     monkeypatch.setattr(reaping, "_RUNS", 2)
     runs = [build(storage) for _ in range(7)]

@@ -193,7 +193,7 @@ def test_what_was_set_aside_waits_again(storage: OtelPipelineStorage, clock: Man
     assert (status.waiting, status.refused, status.expired) == (REFERENCES, 0, 0)
     rows = references(storage)
     assert {(row.attempts, row.error, row.token) for row in rows} == {(0, None, None)}
-    # Their age counts from now: they must not expire again at once.
+    # The age of the references counts from now, so that they do not expire again at once.
     assert all(row.created == row.due >= clock() for row in rows)
 
 

@@ -20,9 +20,9 @@ NOW = Settling(quiet=timedelta(0))
 
 
 def test_a_sender_that_was_slow_leaves_a_settled_run_alone(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that stood still for longer than its lease, in the middle of settling, does not undo what another did.
+    """A sender that paused for longer than its lease while settling does not undo another sender's work.
 
-    The spans that the other has sent are made from what it stored: a resend must find the same.
+    The other sender made its spans from the data that it stored: a resend must find the same data.
     """
     reporter = RecordingReporter()
     with closing(OtelPipelineStorage(url=server_url, delivery="external")) as storage:

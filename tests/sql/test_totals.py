@@ -208,7 +208,7 @@ def test_zero_is_shown_first(storage: SqlPipelineStorage, clock: ManualClock) ->
     with closing(SqlPipelineStorage(storage.database.engine.url, clock=clock)) as other:
         figures = storage.totals.read()
         assert counts(figures) == {}
-        # Nobody has seen them yet, so they are not given as they are either.
+        # The totals were never shown, so their values are still withheld.
         clock.advance(600)
         assert counts(storage.totals.read()) == {}
         storage.totals.show(figures.unshown)
@@ -341,7 +341,7 @@ def test_several_transactions(storage: SqlPipelineStorage, clock: ManualClock, m
 
 
 def test_nothing_to_count_writes_nothing(on_sqlite: SqlPipelineStorage, clock: ManualClock) -> None:
-    """Who finds nothing to count takes no write lock."""
+    """A reader that finds nothing to count takes no write lock."""
     run(on_sqlite, clock)
     on_sqlite.totals.know()
     read(on_sqlite)
@@ -428,7 +428,7 @@ class Model:
         self.ever: Counter[tuple[str, str, str]] = Counter()
 
     def do(self, step: str, number: int, argument: Any) -> None:
-        """One step."""
+        """Execute one step."""
         self.clock.advance(0.001)
         if step == "build":
             execution = build(self.storage, f"shop.P{number}", build_all=argument)
@@ -540,7 +540,7 @@ def test_counters_are_killed(database_url: str, cleans: bool) -> None:
                 process = context.Process(target=count_for_ever, args=(database_url, dice.choice([1, 3, 500]), cleans))
                 process.start()
                 counters.append(process)
-                # It imports for about as long.
+                # Add the time that the process needs for its imports.
                 began[process.pid or 0] = time.monotonic() + dice.uniform(0.8, 2.0)
             execution = build(storage, objects=[1, 2, 3])
             status = dice.choice(FINALS)

@@ -49,7 +49,7 @@ class Received:
 
 
 class Webhook:
-    """Somebody whom Alertmanager tells."""
+    """A receiver of Alertmanager's notifications."""
 
     def __init__(self) -> None:
         self.alerts: list[Received] = []
@@ -171,7 +171,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[In
         storage.get_pipeline_digest()
         watch = ("deliver", "--watch", "--url", url, "--metrics", address)
         stack.enter_context(command(tmp_path / "watch", f"http://{address}/metrics", *watch))
-        # It serves nothing: the collector's health is asked for, which is there.
+        # The push command serves no address, so wait for the collector's health, which is there already.
         health = f"http://{collector.environment['COLLECTOR_HEALTH_ADDRESS']}/"
         stack.enter_context(command(tmp_path / "push", health, "metrics", "--push", "--url", url))
         yield Installation(storage, jaeger, ways)
@@ -211,7 +211,7 @@ def test_a_failure_reaches_people(installation: Installation, record_property: C
         assert labels["pipeline"] in alert.annotations["summary"]
         assert alert.annotations["runbook"]
         check_link(alert.annotations["trace"], installation, runs[labels["pipeline"]])
-        # Whoever looks at the failure's figure finds its trace by the exemplar.
+        # The exemplar of the failure's series leads to its trace.
         failures_of = f'otel_storage_task_results_total{{otel_storage_status="{labels["status"]}"}}'
         trace_ids = {exemplar["trace_id"] for exemplar in way.prometheus.exemplars(failures_of)}
         assert trace_ids == {trace_id(runs[labels["pipeline"]])}

@@ -297,7 +297,7 @@ def test_alerts_are_told_where_the_environment_says(tmp_path: Path) -> None:
     service = SERVICES["alertmanager"]
     assert service["entrypoint"] == ["/bin/sh", "-c"]
     [script] = service["command"]
-    # What Compose makes of it, up to the start of the program, and on this machine.
+    # Run the script as Compose would, on this machine and without the program's start.
     edit = script.partition("&& exec ")[0].replace("$$", "$")
     edit = replaced(edit, {"/etc/alertmanager/": f"{SHIPPED}/alertmanager/", "> /alertmanager/": f"> {tmp_path}/"})
     run("/bin/sh", "-c", edit, ALERT_WEBHOOK_URL="http://alerts.example.com/?a=b&c=d", PATH=os.environ["PATH"])

@@ -193,7 +193,7 @@ def test_a_span_that_is_refused_for_good_is_set_aside_alone(bench: Bench, status
 
 
 def test_a_refusal_names_the_endpoint(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who reads of it later sees where the span was refused, and no password of that."""
+    """The stored reason names the endpoint that refused the span, without its password."""
     address = bench.receiver.traces_endpoint
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", address.replace("://", "://user:hunter2@"))
     bench.receiver.misbehave(Respond(400))

@@ -629,7 +629,7 @@ def test_shutdown_of_the_http_exporter_from_outside_the_lock(receiver: OtlpRecei
 
 
 def test_failing_shutdown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """It is no reason to fail the one who is leaving."""
+    """A failing shutdown is logged, and raises nothing."""
 
     class Stubborn(InMemorySpanExporter):
         def shutdown(self) -> None:
@@ -776,7 +776,7 @@ def test_grpc_transient_errors_are_one_attempt(collector: Any, grpc_exporter: Ac
 
 
 def test_grpc_message_above_the_receivers_limit_is_refused(collector: Any, grpc_exporter: AcknowledgedExporter) -> None:
-    """It would be too large for ever; half of it may not be."""
+    """The same message would always be too large; half of it may not be."""
     if not has_grpc_retry_option():
         pytest.skip("this version of the gRPC exporter tries again until its time is up")
     outcome = grpc_exporter.export(make_spans(*["long" * 1_000] * 30))
@@ -793,7 +793,7 @@ def test_grpc_spans_that_cannot_be_encoded_are_refused(collector: Any, grpc_expo
 
 
 def test_grpc_closed_port_is_retried(closed_port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody there: said in the reason, not in the log."""
+    """A closed port is named in the reason, and not logged."""
     if not has_grpc_retry_option():
         pytest.skip("this version of the gRPC exporter tries again until its time is up")
     kwargs = {"endpoint": f"http://me:hunter2@127.0.0.1:{closed_port}"}
@@ -806,7 +806,7 @@ def test_grpc_closed_port_is_retried(closed_port: int, caplog: pytest.LogCapture
     assert caplog.records == []
 
 
-# What is opened
+# Which exporter is opened
 
 
 def test_default_is_otlp_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -833,7 +833,7 @@ def test_variables_reach_the_exporter(receiver: OtlpReceiver, monkeypatch: pytes
 
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"])
 def test_timeout_variable(receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """It is in seconds, and fractions are kept."""
+    """The variable is in seconds, and fractions are kept."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
     monkeypatch.setenv(variable, "0.1")
     receiver.misbehave(Slow(30))

@@ -32,7 +32,7 @@ def _busy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def changing(storage: OtelPipelineStorage) -> Iterator[None]:
-    """Changes of state without an end, as far as the thread that sends is told of them."""
+    """Reports an endless series of changes to the sending thread."""
     is_over = threading.Event()
 
     def change() -> None:

@@ -1,4 +1,4 @@
-"""Who sends, as the others see it: real databases, a clock driven by hand, and a receiver that misbehaves."""
+"""The senders that other processes see: real databases, a clock moved by hand, and a misbehaving receiver."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def records(database_url: str, clock: ManualClock) -> Iterator[SqlPipelineStorag
 
 @pytest.fixture
 def heartbeat(records: SqlPipelineStorage, clock: ManualClock) -> Heartbeat:
-    """One process's."""
+    """The heartbeat of one process."""
     return Heartbeat(records.outbox.senders, clock)
 
 
@@ -237,7 +237,10 @@ def test_delivering_is_seen(
 def test_a_refusal_is_neither_success_nor_failure(
     records: SqlPipelineStorage, open_storage: Callable[..., OtelPipelineStorage], receiver: OtlpReceiver
 ) -> None:
-    """Who sends what is refused for good is seen: the endpoint answers, and what it refused is set aside."""
+    """A sender whose spans are refused for good is seen as working.
+
+    The endpoint answers, and references are set aside.
+    """
     receiver.misbehave(RefuseSpan(lambda span: True))
     storage = open_storage()
     run(storage)

@@ -309,7 +309,7 @@ def test_milliseconds(signal: str, which: Any, endpoint: Endpoint, monkeypatch: 
 def test_a_timeout_longer_than_the_lease(
     place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is cut to 0.8 of the lease: when that is over, another process sends the same spans."""
+    """The timeout is cut to 0.8 of the lease: after the lease another process sends the same spans."""
     with OtlpReceiver() as receiver:
         receiver.misbehave(Slow(30))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)

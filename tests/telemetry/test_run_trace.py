@@ -76,7 +76,7 @@ def test_service_name(
 
 
 def test_resource_has_nothing_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the same in every process: no service.instance.id, which the SDK makes up in each."""
+    """The resource is the same in every process: it has no service.instance.id, which the SDK makes up in each."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=a%20b,broken")
     assert decide().resource.keys() == {
         "service.name",
@@ -160,7 +160,7 @@ def test_a_bad_sampler_is_warned_of_once(
     ],
 )
 def test_limits(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: Limits) -> None:
-    """They are read as the SDK reads them; values are never longer than 2000 bytes."""
+    """Limits are read as the SDK reads them; values are never longer than 2000 bytes."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert decide().limits == expected

@@ -89,7 +89,7 @@ class TestTrace:
         assert task_result_span(task_result(started=odd)).start_time == nanoseconds(0) + 999_998_000
 
     def test_never_started(self) -> None:
-        """One that was cancelled before it started has no length, at the time of that report."""
+        """A task result that was cancelled before it started has a duration of 0, at the time of the report."""
         span = task_result_span(task_result(Status.CANCELLED, started=None, worker=None))
         assert span.start_time == span.end_time == nanoseconds(10)
         assert "otel_storage.queue_time" not in attributes(span)
@@ -103,7 +103,7 @@ class TestTrace:
         assert task_result_span(task_result(started=early, completed=early)).end_time == 0
 
     def test_times_of_parents(self) -> None:
-        """Those that were stored when the run was settled: they contain the children's."""
+        """Parents have the times stored when the run settled, which contain the children's."""
         spans = list(run_spans(whole_run()))
         assert [(span.start_time, span.end_time) for span in spans] == [
             (nanoseconds(2), nanoseconds(18)),
@@ -121,7 +121,7 @@ class TestTrace:
         assert link.context.trace_flags.sampled
 
     def test_resource_is_any_resource(self) -> None:
-        """Whoever groups spans by it finds the spans of the SDK's own tracers with the same resource beside ours."""
+        """The resource equals one from the SDK's own tracers, so that grouping by resource puts both together."""
         resource = task_result_span(task_result()).resource
         theirs = Resource(resource.attributes)
         assert hash(resource) == hash(theirs)
@@ -279,7 +279,7 @@ class TestEvents:
     """Messages and the exception."""
 
     def test_status_messages(self) -> None:
-        """One event for each message, at its time."""
+        """There is one event for each message, at its time."""
         span = task_result_span(task_result(started_message="Running", completed_message="Done"))
         assert events(span) == [
             (
@@ -503,7 +503,7 @@ class TestSecrets:
         ],
     )
     def test_the_hosts_own_messages_leave(self, message: str) -> None:
-        """They have nothing of the input in them."""
+        """The host's own messages contain no input."""
         for status in (Status.VALIDATION_ERROR, Status.CONFIG_ERROR):
             *_, root = run_spans(whole_run(status, completed_message=message))
             assert root.status.description == message
@@ -517,7 +517,7 @@ class TestSecrets:
         assert b"valid integer" in data
 
     def test_token_in_input_data_config_and_objects(self) -> None:
-        """They stay home, and where they are captured their secrets do."""
+        """Input data, config and objects do not leave; if they are captured, secrets in them are masked."""
         secrets = {"api_token": "s3cr3t", "urls": [DSN], "card": CARD}
         for names in ((), ("config", "input_data", "objects")):
             root = records.execution(trace=run_trace(capture=names), input_data=secrets)

@@ -126,7 +126,7 @@ def test_a_task_that_somebody_else_finished_gives_its_context_back(run: Run) -> 
 
 
 def test_the_current_span_outlives_its_task(run: Run) -> None:
-    """Who keeps the current span can still ask for its context, and see it, when the task and its records are gone."""
+    """Code that keeps the current span can still ask for its context when the task and its records are gone."""
     task_result = run.task_result(0)
     task_result.report_status_change(Forgetful(), RUNNING)
     span = trace.get_current_span()

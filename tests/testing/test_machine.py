@@ -84,7 +84,7 @@ def refer_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def children_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reporter is told of a record before its parents."""
+    """The reporter receives a record before the record's parents."""
     advance = reporting.advance
 
     def backwards(*args: Any, **kwargs: Any) -> list[Any]:

@@ -404,7 +404,7 @@ class TestFaults:
         assert receiver.requests[0].accepted is accepted
 
     def test_a_span_that_is_refused(self, receiver: OtlpReceiver, export: Export) -> None:
-        """One bad span takes its whole request with it, and no other."""
+        """One bad span makes the receiver refuse its whole request, and no other request."""
         receiver.misbehave(RefuseSpan(lambda span: span.name == "bad"))
         assert export("a", "bad") is SpanExportResult.FAILURE
         assert export("a") is SpanExportResult.SUCCESS
@@ -412,7 +412,7 @@ class TestFaults:
         assert names(receiver) == ["a"]
 
     def test_a_slow_answer(self, receiver: OtlpReceiver, export: Export) -> None:
-        """It is an answer like any other, in the end."""
+        """A slow answer is accepted like any other."""
         receiver.misbehave(Slow(0.05))
         assert export("a") is SpanExportResult.SUCCESS
         assert names(receiver) == ["a"]
@@ -616,7 +616,7 @@ class TestLife:
         assert not any(thread.is_alive() for thread in left)
 
     def test_wait_for_a_count(self, receiver: OtlpReceiver) -> None:
-        """It sees spans that are there, spans that come, and gives up on those that do not."""
+        """The wait counts spans that are there and spans that arrive later, and ends at the timeout."""
         assert receiver.wait_for(0, timeout=0)
         assert not receiver.wait_for(1, timeout=0.01)
         with ThreadPoolExecutor(1) as pool:

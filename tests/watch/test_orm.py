@@ -331,7 +331,7 @@ def _command(tmp_path: Path, *arguments: str) -> Any:
 @pytest.mark.conformance
 def test_telemetry_changes_no_rule(tmp_path: Path) -> None:
     """Wrapped, the ORM storage passes the rules of the conformance suite that it passes by itself, and no other."""
-    # What the host's code is warned of is not ours to mend.
+    # Ignore warnings of the host's own code.
     options = ["-q", "-rA", "--tb=no", "-W", "ignore", "-m", ""]
     process = run_pytest(*options, "tests/watch/orm_rules.py", DJANGO_SETTINGS_MODULE="tests.watch.settings")
     outcomes: dict[str, dict[str, str]] = {"TestByItself": {}, "TestWrapped": {}}

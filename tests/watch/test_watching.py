@@ -134,7 +134,7 @@ def test_a_run_is_one_trace(open_storage: Open, exporter: InMemorySpanExporter) 
 
 
 def test_two_storages_whose_ids_are_the_same(open_storage: Open, exporter: InMemorySpanExporter) -> None:
-    """One database takes the copies of two storages that number their records alike."""
+    """One database holds the copies of two storages that use the same ids."""
     first, second = open_storage(), open_storage()
     executions = [build(first), build(second)]
     assert executions[0].get_id() == executions[1].get_id()

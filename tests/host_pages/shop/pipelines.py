@@ -109,7 +109,7 @@ class Typed(Task):
 
 
 class Export(Pipeline):
-    """One task, no object."""
+    """A pipeline with one task and no object."""
 
     extract = Quick()
 
