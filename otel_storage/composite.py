@@ -120,10 +120,10 @@ class OtelPipelineStorage(PipelineStorage):
         settling = Settling(_duration(settle_quiet, "settle_quiet"), _duration(settle_after, "settle_after"))
         age = _duration(max_age, "max_age")
         if age <= settling.after:
-            raise ConfigurationError("max_age must be longer than settle_after: final runs wait so long to be sent")
+            raise ConfigurationError("max_age must be longer than settle_after: a final run may wait that long")
         leased = _duration(lease, "lease")
         if not leased:
-            raise ConfigurationError("lease must be longer than 0: nobody else may send what a sender is sending")
+            raise ConfigurationError("lease must be longer than 0: it keeps two processes from sending the same spans")
         if exporter is not None and _is_path(exporter):
             config.import_path(config.split(exporter, "exporter")[0], "exporter")
         options: dict[str, Any] = {"durable": True} if durable else {}
@@ -250,8 +250,8 @@ def _storage(storage: Any, url: str | URL | None, options: dict[str, Any], clock
         return SqlPipelineStorage(url, clock=clock, **options)
     if url is not None:
         raise ConfigurationError(
-            "url: a storage that is given has a database of its own; set that by the storage's keyword arguments, and "
-            "with outbox_url the one beside it"
+            "url: the given storage has its own database, which the storage's keyword arguments set; outbox_url sets "
+            "the database beside it"
         )
     if isinstance(storage, (str, tuple, list)):
         cls, kwargs = config.storage_class(storage, "storage")
@@ -266,7 +266,7 @@ def _storage(storage: Any, url: str | URL | None, options: dict[str, Any], clock
             raise ConfigurationError(f"{name}: give it to the SqlPipelineStorage itself, in its keyword arguments")
         if storage.listener is not None:
             raise ConfigurationError(
-                "storage: this one is wrapped by an OtelPipelineStorage already; give each its own"
+                "storage: another OtelPipelineStorage wraps this storage already; give each a storage of its own"
             )
     return storage
 

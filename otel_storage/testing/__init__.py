@@ -1,4 +1,4 @@
-"""What users' tests can take from this package: an OTLP receiver that can be told to misbehave.
+"""Tools for users' tests: an OTLP receiver that can be told to misbehave.
 
 The names are imported on first use, so that a test that sends no spans needs none of the OTLP packages.
 """

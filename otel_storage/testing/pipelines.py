@@ -1,4 +1,4 @@
-"""Plain pipelines, tasks, runners and reporters: what a storage is given, without the host.
+"""Plain pipelines, tasks, runners and reporters for a storage, without the host.
 
 pipeline = Pipeline(Task("extract"), Task("load", objects=["a", "b"]), objects=["north", "south"])
 storage.build_pipeline_execution(pipeline, run_id, Runner(), RecordingReporter(), {"day": "2024-02-29"})
@@ -14,7 +14,8 @@ from otel_storage.results.base import PipelineStorageObject
 from otel_storage.results.status import PipelineTaskStatus
 
 Objects = Iterable[Any] | Callable[[], Iterable[Any] | None] | None
-"""What to start with: some objects, a function that gives an iterator, or None for a single start with no object."""
+"""The objects to start with, a function that returns an iterator of them, or None for a single start without an
+object."""
 
 
 def wrap(obj: Any) -> Any:
@@ -117,11 +118,11 @@ class Pipeline:
 
 
 class Runner:
-    """Runs nothing: a storage keeps no more of a runner than the path of its class."""
+    """Runs nothing, because a storage stores only the path of a runner's class."""
 
 
 class Report(NamedTuple):
-    """What a reporter was told."""
+    """A report that a reporter received."""
 
     kind: str
     id: int
@@ -130,10 +131,10 @@ class Report(NamedTuple):
 
 
 class RecordingReporter:
-    """Keeps what it is told, in order.
+    """Keeps the reports that it receives, in order.
 
     Args:
-        on_report: Is called with the record of each report, while the reporter is told.
+        on_report: Called with the record of each report, while the reporter receives the report.
     """
 
     def __init__(self, on_report: Callable[[PipelineStorageObject], object] | None = None) -> None:
@@ -158,7 +159,7 @@ class RecordingReporter:
     report_task_result = report_context_object
 
     def clear(self) -> None:
-        """Forget what was told so far."""
+        """Forget the reports so far."""
         self.reports.clear()
         self.records.clear()
 

@@ -199,7 +199,7 @@ class StorageWatch:
         except Exception:
             if time.monotonic() - began > SLOW_FAILURE:
                 self._resume_at = time.monotonic() + PAUSE
-                logger.warning("the database of wrapped runs' telemetry is left alone for %.0f seconds", PAUSE)
+                logger.warning("copies of runs failed slowly, and are not tried again for %.0f seconds", PAUSE)
             raise
 
 

@@ -192,7 +192,9 @@ def test_what_cannot_be_written_hinders_nothing(
             clock.advance(60)
 
     assert len(receiver.spans) == 3 * 4
-    assert [record.getMessage() for record in caplog.records] == ["spans are sent, but not who sends them is recorded"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "spans are sent, but the database cannot record which process sends them"
+    ]
 
 
 def test_what_cannot_be_written_again_is_logged_again(
@@ -208,7 +210,7 @@ def test_what_cannot_be_written_again_is_logged_again(
         clock.advance(60)
 
     assert [record.getMessage() for record in caplog.records] == [
-        "spans are sent, but not who sends them is recorded"
+        "spans are sent, but the database cannot record which process sends them"
     ] * 2
 
 

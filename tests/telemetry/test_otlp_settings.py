@@ -322,7 +322,9 @@ def test_a_timeout_longer_than_the_lease(
         opened.shutdown()
 
     [said] = warnings(caplog)
-    assert said.startswith("an export may take 100 seconds, too long for the storage's lease of 0.25: 0.2 are used")
+    assert said.startswith(
+        "an export may take 100 seconds, too long for the storage's lease of 0.25: 0.2 seconds are used"
+    )
 
 
 def test_a_timeout_within_the_lease(caplog: pytest.LogCaptureFixture) -> None:

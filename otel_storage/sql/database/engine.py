@@ -376,7 +376,7 @@ def _before_fork() -> None:
         try:
             database.before_fork()
         except Exception:
-            logger.exception("connections to %s stay open in a process that forks", database.url)
+            logger.exception("connections to %s could not be closed before a fork", database.url)
 
 
 def _after_fork_in_child() -> None:

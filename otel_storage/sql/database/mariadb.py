@@ -115,8 +115,8 @@ class MariadbPolicy(Policy):
         if size < limit:
             return
         raise InvalidInput(
-            f"storing it takes a statement of {size:,} bytes, and MariaDB takes none of more than {limit:,}; "
-            "raise its setting max_allowed_packet, or store less"
+            f"the statement has {size:,} bytes, and MariaDB's max_allowed_packet is {limit:,}; "
+            "raise max_allowed_packet, or store less"
         ) from None
 
     def begins_with(self, column: ColumnElement[str], start: str) -> ColumnElement[bool]:
@@ -186,7 +186,7 @@ def _upgrade_lock(connection: Connection) -> Iterator[None]:
     if not connection.execute(select(func.get_lock(name, UPGRADE_PATIENCE))).scalar():
         raise DatabaseUnavailable(
             f"another process has been upgrading the schema of {database} for {UPGRADE_PATIENCE:.0f} seconds; "
-            "see what it does with SHOW PROCESSLIST, and try again when it has ended"
+            "SHOW PROCESSLIST shows what it does; try again when it has ended"
         )
     try:
         yield

@@ -84,7 +84,7 @@ def _parse(url: str | URL, source: str) -> URL:
         # The original error may print the URL, and so its password.
         raise ConfigurationError(f"{source} is not a database URL; use e.g. {_EXAMPLES}") from None
     if "@" in (parsed.host or ""):
-        # What follows the first @ of a password is taken for part of the host, and would be shown.
+        # Everything after the first @ would be taken for the host, so the rest of a password would be shown.
         raise ConfigurationError(f"{source} has more than one @; in a user name or password write it as %40")
     return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
 

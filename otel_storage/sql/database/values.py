@@ -1,4 +1,4 @@
-"""What is stored of a value that is given: strict JSON, texts and ids that every engine holds, times in UTC."""
+"""Converts given values to stored ones: strict JSON, texts and ids that every engine holds, times in UTC."""
 
 from __future__ import annotations
 

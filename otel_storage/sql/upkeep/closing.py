@@ -185,7 +185,7 @@ def _change(record: Any, message: str, now: datetime) -> RecordChange:
 
 
 def _lost(dead: DeadRecord, now: datetime) -> RecordChange:
-    """Of a record that is gone from a run that is not."""
+    """The outcome for a record that is gone from a run which still exists."""
     return RecordChange(
         run_id=dead.run_id,
         kind=dead.kind,

@@ -127,7 +127,7 @@ class SqlCopies:
                 _, references = self._database.write(partial(cleanup.remove, ids=ids, now=self._clock()))
                 unsent += references
         if unsent:
-            logger.warning("cleanup removed with %d runs %d references to unsent spans", len(run_ids), unsent)
+            logger.warning("cleanup removed %d runs, and with them %d references to unsent spans", len(run_ids), unsent)
 
     def _run(self, run_id: str) -> _Run | None:
         known = self._runs.get(run_id)

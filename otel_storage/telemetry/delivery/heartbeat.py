@@ -98,7 +98,7 @@ class Heartbeat:
         except Exception:
             # Log only the class: the text may contain a statement's parameters, and differ each time.
             if self._complaints.is_new("unrecorded"):
-                logger.warning("spans are sent, but not who sends them is recorded", exc_info=True)
+                logger.warning("spans are sent, but the database cannot record which process sends them", exc_info=True)
         else:
             self._complaints.end()
 

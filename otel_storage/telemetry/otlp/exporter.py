@@ -43,9 +43,10 @@ _logger = logging.getLogger(__name__)
 
 
 class AcknowledgedExporter:
-    """A ``SpanExporter`` that returns what happened to the spans. Exports of one exporter wait for each other.
+    """A ``SpanExporter`` that returns what happened to the spans.
 
-    Exports of one exporter wait for each other. It belongs to the process that made it: after a fork, open another.
+    Exports of one exporter wait for each other. An exporter belongs to the process that made it: after a fork, open
+    another.
 
     The verdict on an exporter that was not opened here from settings rests on what it returns: an instance of
     OpenTelemetry's OTLP/HTTP exporter takes redirects and rejected spans for success and retries by itself, and through

@@ -213,7 +213,7 @@ def within_lease(timeout: float, lease: timedelta | None) -> float:
         return timeout
     warn(
         f"an export may take {timeout:g} seconds, too long for the storage's lease of {lease.total_seconds():g}: "
-        f"{most:g} are used, as another process would send the same spans again; "
+        f"{most:g} seconds are used, because another process would send the same spans after the lease; "
         f"lower {PREFIX}TIMEOUT (or the exporter's timeout), or raise lease"
     )
     return most

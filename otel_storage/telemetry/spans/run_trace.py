@@ -268,8 +268,8 @@ def _ratio(sampler: str | None, argument: str | None) -> float:
     if name == "traceidratio":
         return _share(argument)
     logger.warning(
-        "%s=%s is not known here; use always_on, always_off or traceidratio, also with parentbased_ before it: "
-        "every run is sampled",
+        "%s=%s is not supported, so every run is sampled; use always_on, always_off or traceidratio, "
+        "with or without the prefix parentbased_",
         OTEL_TRACES_SAMPLER,
         sampler,
     )

@@ -169,7 +169,7 @@ class BuildingRules(StorageFixtures):
         ],
     )
     def test_input_data_comes_back(self, storage: PipelineStorage, build: Builder, input_data: Any) -> None:
-        """Whatever JSON can hold comes back as it was, at every level."""
+        """Every JSON value is returned unchanged, at every level."""
         run_id = build(input_data=input_data).get_run_id()
 
         for record in records(storage, run_id):
@@ -195,7 +195,7 @@ class BuildingRules(StorageFixtures):
             assert (report.status, report.message) == (PENDING, WAITING[report.kind])
 
     def test_the_run_is_stored_before_it_is_reported(self, storage: PipelineStorage, build: Builder) -> None:
-        """A reporter that looks for the record it is told of finds it."""
+        """A reporter that looks up the record of its report finds it."""
         seen: list[str] = []
 
         def look(record: PipelineStorageObject) -> None:
@@ -207,7 +207,7 @@ class BuildingRules(StorageFixtures):
         assert seen == list(KINDS)
 
     def test_the_execution_is_returned(self, storage: PipelineStorage, build: Builder) -> None:
-        """What building returns is the run's execution, of the id that was asked for."""
+        """Building returns the run's execution, with the requested id."""
         execution = build(run_id="my run")
 
         assert execution.get_run_id() == "my run"
@@ -417,7 +417,7 @@ class StrictBuildingRules(StorageFixtures):
     def test_input_data_that_is_not_json_is_refused(
         self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter, value: Any
     ) -> None:
-        """What JSON cannot hold is refused with an error that says which part it was; nothing is written."""
+        """A value that JSON cannot hold is refused, with an error that names the value's place; nothing is written."""
         with pytest.raises(InvalidInput, match="input"):
             build(input_data=value, reporter=reporter)
 
@@ -509,7 +509,7 @@ class StrictBuildingRules(StorageFixtures):
         ],
     )
     def test_odd_input_data_comes_back(self, storage: PipelineStorage, build: Builder, input_data: Any) -> None:
-        """What JSON can hold comes back whole, whatever the database would make of it."""
+        """Every JSON value is returned complete, however the database would convert it."""
         execution = build(input_data=input_data)
 
         stored = fresh(storage, execution).get_input_data()

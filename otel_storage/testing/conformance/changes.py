@@ -10,7 +10,7 @@ from otel_storage.testing.conformance.fixtures import Extras, StorageFixtures
 
 
 class ChangeRules(StorageFixtures):
-    """What changes come to, in any order."""
+    """The results of changes in any order."""
 
     machine: ClassVar[str] = "StorageMachine"
     """The class in :mod:`~otel_storage.testing.conformance.machine` that says what is asked of the storage."""
@@ -20,7 +20,7 @@ class ChangeRules(StorageFixtures):
     def test_changes_in_any_order(
         self, storage: PipelineStorage, other_storage: PipelineStorage, clock: ManualClock | None, extras: Extras
     ) -> None:
-        """Whatever is built, reported, saved and removed, and by whom, each record is what the contract says."""
+        """After any building, reporting, saving and removing by any process, each record is as the contract says."""
         # Imported here: the other rules need no Hypothesis.
         from otel_storage.testing.conformance import machine
 

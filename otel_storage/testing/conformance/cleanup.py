@@ -25,7 +25,7 @@ from otel_storage.testing.pipelines import Pipeline, RecordingReporter
 
 
 class CleanupRules(StorageFixtures):
-    """What is removed, and what is told."""
+    """The removed runs, and the returned ids."""
 
     def test_everything(self, storage: PipelineStorage, build: Builder) -> None:
         """Without a time all runs are removed, with all their records, and their ids returned."""
@@ -67,7 +67,7 @@ class CleanupRules(StorageFixtures):
 
 
 class StrictCleanupRules(StorageFixtures):
-    """Which runs a time selects."""
+    """The runs that a time selects."""
 
     @pytest.fixture
     def boundary(self, build: Builder, times: Times) -> datetime:

@@ -1,4 +1,4 @@
-"""What every rule of the conformance suite works with."""
+"""The fixtures of the conformance suite."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Builder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extras:
-    """What a storage has beyond the contract: the state machine holds it to that too."""
+    """The features of a storage beyond the contract, which the state machine tests too."""
 
     references: Callable[[], Iterable[tuple[str, Any, bool]]] | None = None
     """Gives each reference of an outbox: kind and id of its record, and whether the reference is due.
@@ -127,7 +127,7 @@ class Extras:
     final, and stays. None: the storage cannot.
     """
     upkeep: Sequence[Callable[[], object]] = ()
-    """What the storage does from time to time by itself, of which nobody may see anything by the contract."""
+    """The storage's own background work, which must not be visible through the contract."""
 
 
 def small_pipeline() -> Pipeline:
@@ -234,7 +234,7 @@ class StorageFixtures:
 
     @pytest.fixture
     def extras(self) -> Extras:
-        """What the storage has beyond the contract."""
+        """The features of the storage beyond the contract."""
         return Extras()
 
     @pytest.fixture

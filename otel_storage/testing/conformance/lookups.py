@@ -27,7 +27,7 @@ NO_NUMBERS = ["x", "", "1.5", "1e0", "0x1", "None", "-", "--1", "1;", "' OR 1=1 
 """Strings that are no decimal integer."""
 
 NO_IDS: list[Any] = [0, -1, "0", "-1", 10**9, *NO_NUMBERS]
-"""What no record has for an id."""
+"""Values that are no record's id."""
 
 STRANGE_IDS = [
     pytest.param(None, id="None"),
@@ -62,7 +62,7 @@ STRANGE_RUN_IDS = [
     pytest.param(["run"], id="list"),
     pytest.param(object(), id="object"),
 ]
-"""What no run has for an id, from callers that are not careful."""
+"""Values that are no run's id, as careless callers may pass them."""
 
 
 def wide_run(storage: PipelineStorage) -> list[PipelineStorageObject]:
@@ -72,7 +72,7 @@ def wide_run(storage: PipelineStorage) -> list[PipelineStorageObject]:
 
 
 class LookupRules(StorageFixtures):
-    """What finds a record, and what finds nothing."""
+    """Look-ups that find a record, and look-ups that find nothing."""
 
     @pytest.mark.parametrize("kind", BELOW)
     def test_by_integer_and_by_decimal_string(self, storage: PipelineStorage, kind: str) -> None:
@@ -229,7 +229,7 @@ class StrictLookupRules(StorageFixtures):
 
     @pytest.mark.parametrize("bad", STRANGE_IDS)
     def test_strange_ids_find_nothing(self, storage: PipelineStorage, bad: Any) -> None:
-        """What is neither a positive integer nor its decimal digits finds nothing, True and 1.0 included."""
+        """A value that is neither a positive integer nor its decimal digits finds nothing, including True and 1.0."""
         wide_run(storage)
 
         for kind in BELOW:
@@ -237,7 +237,7 @@ class StrictLookupRules(StorageFixtures):
 
     @pytest.mark.parametrize("bad", STRANGE_RUN_IDS)
     def test_strange_run_ids_find_nothing(self, storage: PipelineStorage, build: Builder, bad: Any) -> None:
-        """What is no string, or holds characters that a database refuses, is the id of no run."""
+        """A value that is no string, or has characters that a database refuses, is the id of no run."""
         build(run_id="run")
 
         assert storage.get_pipeline_execution(bad) is None

@@ -98,11 +98,11 @@ MANY = 4
 
 
 class Subject:
-    """The storage under test, and what is known of it.
+    """The storage under test, and its known features.
 
     Args:
-        storage: The storage; whatever is in it is removed.
-        other_storage: A second storage over the same data, as another process has it; None where there is none.
+        storage: The storage; its records are removed.
+        other_storage: A second storage on the same data, like that of another process; None if there is none.
         clock: The clock that they were made with; None if they take none.
         extras: What the storage has beyond the contract.
     """
@@ -132,7 +132,7 @@ class Held:
 
 
 class StorageMachine(RuleBasedStateMachine):
-    """What any storage of the host does: every record is read before it is changed, and changed at once."""
+    """The rules for any storage of the host: every record is read before it is changed, and changed at once."""
 
     def __init__(self, subject: Subject) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ class StorageMachine(RuleBasedStateMachine):
     def _save_status(self, held: Held, status: PipelineTaskStatus) -> None:
         """Save a status that advances the record, which alone changes; storages may leave its times to those who save.
 
-        What becomes of another status is not laid down.
+        The contract does not define the effect of another status.
         """
         if status in ADVANCES[held.expected.status]:
             # By its name, as the host's own base class sets it.
@@ -416,7 +416,7 @@ def check_changes(
     """Run the machine over the storage, by the same sequences each time.
 
     Args:
-        machine: What is asked of the storage.
+        machine: The machine's class.
         subject: The storage.
         examples: How many sequences of steps there are.
         steps: How many steps each has at most.

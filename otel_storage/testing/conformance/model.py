@@ -68,7 +68,7 @@ def _results(count: int | None) -> int:
 
 @dataclass(eq=False, slots=True)
 class Expected:
-    """What a record has to be."""
+    """The expected state of a record."""
 
     kind: str
     id: Any
@@ -81,7 +81,7 @@ class Expected:
     started: Moment = None
     completed: Moment = None
     messages: dict[str, str] = field(default_factory=dict)
-    """What was said with RUNNING, under ``started``, and with the final status, under ``completed``."""
+    """The message of RUNNING, under ``started``, and that of the final status, under ``completed``."""
     is_removed: bool = False
 
     @property
@@ -150,7 +150,7 @@ def _compared(expected: Moment, actual: datetime | None) -> datetime | None:
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """What a run has to be."""
+    """The expected state of a run."""
 
     run_id: str
     pipeline_id: str

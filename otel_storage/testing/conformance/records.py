@@ -46,7 +46,7 @@ def django_is_ready() -> bool:
 
 
 class RecordRules(StorageFixtures):
-    """What the host's pages, runners and reporters read of a record."""
+    """The parts of a record that the host's pages, runners and reporters read."""
 
     def test_kinds(self, build: Builder) -> None:
         """A record's ``content_type_name`` is the name of its kind."""
@@ -58,7 +58,7 @@ class RecordRules(StorageFixtures):
             assert record.id == record.pk == record.get_id()
 
     def test_getters_and_attributes_agree(self, build: Builder) -> None:
-        """What ``get_x()`` gives is the attribute ``x`` too: the host's pages use both."""
+        """The value of ``get_x()`` is the attribute ``x`` too, because the host's pages use both."""
         names = {
             0: ("run_id", "pipeline_id", "started", "completed", "input_data"),
             1: ("serializable_pipeline_object", "pipeline_object", "runner", "reporter"),
@@ -220,7 +220,7 @@ class RecordRules(StorageFixtures):
 
 
 class StrictRecordRules(StorageFixtures):
-    """What our contract promises of a record beyond what the host reads."""
+    """The promises of our contract about a record beyond what the host reads."""
 
     def test_every_record_has_every_getter(self, build: Builder, times: Times) -> None:
         """All four kinds have id, run, pipeline, status, times, input data, history and trace."""
@@ -277,7 +277,7 @@ class StrictRecordRules(StorageFixtures):
             assert record.failed is (status in FAILED)
 
     def test_registered_classes(self, build: Builder) -> None:
-        """What the host's registry does not know is an IndexError, and no registry a ConfigurationError."""
+        """An id that the host's registry does not know is an IndexError; a missing registry is a ConfigurationError."""
         if host.is_installed() and not django_is_ready():
             pytest.skip("the host's registries need Django to be set up")
 

@@ -51,7 +51,7 @@ def save_field(record: PipelineStorageObject, name: str, value: Any) -> None:
 
 
 class SavingRules(StorageFixtures):
-    """What is set is written by ``save()``."""
+    """Values that were set are written by ``save()``."""
 
     @pytest.mark.parametrize("kind", range(4), ids=KINDS)
     def test_times_are_saved(self, storage: PipelineStorage, build: Builder, kind: int) -> None:
@@ -77,7 +77,7 @@ class SavingRules(StorageFixtures):
 
     @pytest.mark.parametrize("kind", range(4), ids=KINDS)
     def test_nothing_is_written_before_save(self, storage: PipelineStorage, build: Builder, kind: int) -> None:
-        """What is set and not saved is not stored."""
+        """Values that were set and not saved are not stored."""
         record = build.line()[kind]
 
         record.set_started(MOMENT)
@@ -149,7 +149,7 @@ class StrictSavingRules(StorageFixtures):
 
     @pytest.mark.parametrize("bad", ["", "done", None, 1])
     def test_saving_a_status_that_is_none(self, storage: PipelineStorage, build: Builder, bad: Any) -> None:
-        """What is no status is refused, and nothing is written."""
+        """A value that is no status is refused, and nothing is written."""
         record = build.line()[3]
 
         with pytest.raises(InvalidInput, match="status"):
@@ -239,7 +239,7 @@ class StrictSavingRules(StorageFixtures):
 
     @pytest.mark.parametrize("value", UNSTORABLE)
     def test_saving_input_data_that_is_not_json(self, storage: PipelineStorage, build: Builder, value: Any) -> None:
-        """What JSON cannot hold is refused, and nothing is written."""
+        """A value that JSON cannot hold is refused, and nothing is written."""
         record = build.line(input_data={"n": 1})[0]
 
         with pytest.raises(InvalidInput, match="input"):
@@ -283,7 +283,7 @@ class StrictSavingRules(StorageFixtures):
         value: Any,
         status: PipelineTaskStatus,
     ) -> None:
-        """What a span is made from is refused once the record is final: the span may have been sent."""
+        """Changes of a span's data are refused once the record is final, because the span may have been sent."""
         record = build.line(input_data={"n": 1})[kind]
         record.report_status_change(RecordingReporter(), status)
         earlier = state(fresh(storage, record))

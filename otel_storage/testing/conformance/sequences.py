@@ -100,7 +100,7 @@ def _with_results(record: PipelineStorageObject) -> PipelineExecution | TaskExec
 
 
 class SequenceRules(StorageFixtures):
-    """Whatever the host's pages and runners do with a listing works."""
+    """Every use that the host's pages and runners make of a listing works."""
 
     @pytest.fixture
     def many(self, storage: PipelineStorage, build: Builder) -> None:
@@ -394,7 +394,7 @@ class StrictSequenceRules(StorageFixtures):
     def test_children_are_read_anew_by_each_later_call(
         self, storage: PipelineStorage, other_storage: PipelineStorage, listing: Any
     ) -> None:
-        """Whoever asks a record for its children again sees what other processes have reported since."""
+        """A repeated request for a record's children sees the reports of other processes since then."""
         for record in listing(storage):
             first = [child.get_status() for child in children(record)]
             stored = {child.get_id(): child for child in _level_below(other_storage, record)}
@@ -445,7 +445,7 @@ class StrictSequenceRules(StorageFixtures):
         assert statuses(walked) == statuses(storage.get_task_results("run")) == [DONE] * len(walked)
 
     def test_a_sequence_that_was_read_stays_as_it_was(self, storage: PipelineStorage, build: Builder) -> None:
-        """What was read once is not read again: length and records fit each other."""
+        """A sequence reads its records only once, so its length fits its records."""
         build()
         sequence = storage.get_pipeline_executions()
         before = list(sequence)

@@ -24,7 +24,7 @@ class StorageConformance(
     CleanupRules,
     ChangeRules,
 ):
-    """What the host's pages, runners and reporters rely on: the least that a storage has to do."""
+    """The rules that the host's pages, runners and reporters rely on: the minimum for a storage."""
 
 
 class StrictStorageConformance(

@@ -47,18 +47,18 @@ class Boom(Exception):
 
 
 def told(record: PipelineStorageObject, status: PipelineTaskStatus, message: str = "") -> tuple[Any, ...]:
-    """What a reporter is told of a change."""
+    """The reports that a reporter receives of a change."""
     text = f"Changed state to {status.value}" + (f" - {message}" if message else "")
     return (record.content_type_name, record.get_id(), status, text)
 
 
 def state(record: PipelineStorageObject) -> tuple[PipelineTaskStatus, datetime | None, datetime | None]:
-    """What a transition changes."""
+    """The effects of a transition."""
     return record.get_status(), record.get_started(), record.get_completed()
 
 
 class TransitionRules(StorageFixtures):
-    """What any storage of the host does with a report."""
+    """The effects of a report in any storage of the host."""
 
     def test_from_each_status_to_each(self, storage: PipelineStorage, build: Builder, times: Times) -> None:
         """PENDING -> RUNNING -> a final one is stored with its time and reported; all else is ignored silently."""
@@ -362,7 +362,7 @@ class StrictTransitionRules(StorageFixtures):
     def test_a_status_that_is_none(
         self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter, bad: Any
     ) -> None:
-        """What is no status is refused with an error that says so; nothing is written and nobody told."""
+        """A value that is no status is refused with an error that says so; nothing is written or reported."""
         made = build.line()
 
         with pytest.raises(InvalidInput, match="status"):
@@ -411,7 +411,7 @@ class StrictTransitionRules(StorageFixtures):
     def test_odd_messages_cost_no_state(
         self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter, message: str
     ) -> None:
-        """Whatever a message is made of, the change is stored; what no database holds may be replaced in it."""
+        """A change is stored with any message; characters that no database can store may be replaced in the message."""
         made = build.line()
 
         made[3].report_status_change(reporter, RUNTIME_ERROR, message=message)
@@ -434,7 +434,7 @@ class StrictTransitionRules(StorageFixtures):
         assert statuses(line(storage, made[0].get_run_id())) == [RUNTIME_ERROR] * 4
 
     def test_a_reporter_may_report(self, storage: PipelineStorage, build: Builder) -> None:
-        """A reporter may change other records while it is told of one."""
+        """A reporter may change other records while it receives a report."""
         made, others = build.line(), build.line()
 
         def pass_on(_record: PipelineStorageObject) -> None:
@@ -463,7 +463,7 @@ class StrictTransitionRules(StorageFixtures):
     def test_the_first_of_two_reports_wins(
         self, storage: PipelineStorage, other_storage: PipelineStorage, build: Builder
     ) -> None:
-        """Of two objects of one record both PENDING, the second to report wins only where it really advances."""
+        """Of two PENDING objects of one record, the second to report succeeds only if it really advances the record."""
         for first, late in product((RUNNING, *FINAL), repeat=2):
             with case(first, late):
                 run_id = build().get_run_id()
@@ -510,7 +510,7 @@ class StrictTransitionRules(StorageFixtures):
         build: Builder,
         reporter: RecordingReporter,
     ) -> None:
-        """What a child has for its parent may be stale: a parent that is final in the storage stays as it is."""
+        """A child's parent object may be stale: a parent that is final in the storage does not change."""
         run_id = build().get_run_id()
         task_result = storage.get_task_results(run_id)[0]
         assert task_result.get_task_execution().get_pipeline_result().get_pipeline_execution().get_status() is PENDING
@@ -550,7 +550,7 @@ class StrictTransitionRules(StorageFixtures):
     def test_of_many_threads_one_wins(
         self, storage: PipelineStorage, other_storage: PipelineStorage, build: Builder
     ) -> None:
-        """Of threads that report at once on objects of their own, one wins, and it alone reports, parents included."""
+        """If threads report at once on their own objects, one succeeds, and only that one tells the reporter."""
         run_id = build().get_run_id()
         task_result_id = line(storage, run_id)[3].get_id()
         reporters = [RecordingReporter() for _ in range(8)]
