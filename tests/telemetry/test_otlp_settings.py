@@ -347,7 +347,7 @@ def test_the_storage_passes_its_lease(
                 record.report_status_change(RecordingReporter(), PipelineTaskStatus.DONE)
             assert "ReadTimeout" in storage.delivery.deliver_due().error
 
-    assert "lease of 0.5: 0.4 are used" in caplog.text
+    assert "lease of 0.5: 0.4 seconds are used" in caplog.text
 
 
 # gRPC

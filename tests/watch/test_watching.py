@@ -572,7 +572,7 @@ def test_copies_that_fail_slowly_are_left_alone(
 @pytest.mark.parametrize(
     ("kwargs", "mend"),
     [
-        ({"storage": "tests.watch.memory.MemoryStorage", "url": "sqlite://"}, "with outbox_url the one beside it"),
+        ({"storage": "tests.watch.memory.MemoryStorage", "url": "sqlite://"}, "outbox_url sets the database beside it"),
         (
             {"storage": SqlPipelineStorage("sqlite://"), "outbox_url": "sqlite://"},
             "outbox_url: a SqlPipelineStorage has",
