@@ -84,12 +84,12 @@ class OtelPipelineStorage(PipelineStorage):
             root span has the address as an attribute.
         settle_quiet: Seconds that a final run with PENDING records waits, without a change, for its parent spans to be
             sent.
-        settle_after: Seconds that a final run waits so for a task result that is RUNNING.
-        max_age: Seconds after which a span that cannot be delivered is no longer tried.
-        lease: Seconds that a sender may take for one request: what a sender that was killed held is free for others
-            after it. A longer timeout of an OTLP exporter is cut to 0.8 of it.
-        durable, message_limit: See ``SqlPipelineStorage``; of a storage that is not ours, for the database beside it.
-        clock: Gives the time now, aware and in UTC.
+        settle_after: The same for a final run with a RUNNING task result.
+        max_age: Seconds after which a span that cannot be delivered expires, and is no longer sent.
+        lease: Seconds for which a sender holds references; after that time, other senders can take those of a killed
+            sender. A longer timeout of an OTLP exporter is cut to 0.8 of the lease.
+        durable, message_limit: See ``SqlPipelineStorage``; for a wrapped storage, they apply to the database beside it.
+        clock: Returns the current time, aware and in UTC.
 
     Raises:
         ConfigurationError: an argument cannot be used; the message names it.
@@ -132,7 +132,7 @@ class OtelPipelineStorage(PipelineStorage):
         self.storage = _storage(storage, url, options, clock)
         """The storage that keeps the records."""
         self.records = _records(self.storage, outbox_url, options, clock)
-        """Our tables, with the outbox in them: those of the storage itself, or those beside a storage not ours."""
+        """The storage whose tables hold the outbox: the storage itself, or the one beside a wrapped storage."""
         self._owns_storage = self.storage is not storage
         self._exporter = exporter
         self._lease = leased
@@ -274,7 +274,7 @@ def _storage(storage: Any, url: str | URL | None, options: dict[str, Any], clock
 def _records(
     storage: PipelineStorage, outbox_url: str | URL | None, options: dict[str, Any], clock: Clock
 ) -> SqlPipelineStorage:
-    """The storage itself, if it keeps its records in our tables; else one on the database beside it."""
+    """The storage itself if its records are in our tables, otherwise a new one for the database beside it."""
     if not isinstance(storage, SqlPipelineStorage):
         try:
             return SqlPipelineStorage(outbox_url, clock=clock, **options)

@@ -414,7 +414,7 @@ class TestServer:
                 other.report_status_change(RecordingReporter(), RUNNING, too_large)
                 with pytest.raises(InvalidInput) as caught:
                     storage.build_pipeline_execution(Pipeline(Task()), "x", Runner(), RecordingReporter(), too_large)
-                said = "MariaDB takes none of more than 16,777,216; raise its setting max_allowed_packet, or store less"
+                said = "MariaDB's max_allowed_packet is 16,777,216; raise max_allowed_packet, or store less"
                 assert str(caught.value).endswith(said)
             assert {record.get_status() for record in storage.get_task_results("run")} == {RUNNING}
             assert max(len(record.get_status_message()) for record in storage.get_task_results("run")[1:]) < 1000
