@@ -29,6 +29,12 @@ EXTRAS = {
 DRIVERS = {"psycopg", "pymysql"}
 """SQLAlchemy imports a database's driver, by the name in the URL."""
 
+BROUGHT = {
+    "opentelemetry-exporter-otlp-proto-grpc": "opentelemetry-exporter-otlp",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry-exporter-otlp",
+}
+"""The distribution without a module of its own that is declared to bring another."""
+
 INSTALLED = metadata.packages_distributions()
 
 
@@ -72,7 +78,7 @@ def shared(package: str) -> dict[str, str]:
 
 
 def distribution_of(name: str) -> str:
-    """The distribution that a module, or a name in a module, is from."""
+    """The distribution that brings a module, or a name in a module."""
     parts = name.split(".")
     if len(set(INSTALLED[parts[0]])) == 1:
         return normalized(INSTALLED[parts[0]][0])
@@ -80,7 +86,7 @@ def distribution_of(name: str) -> str:
     for length in range(len(parts), 0, -1):
         for ending in (".py", "/__init__.py"):
             if distribution := files.get("/".join(parts[:length]) + ending):
-                return normalized(distribution)
+                return BROUGHT.get(normalized(distribution), normalized(distribution))
     raise LookupError(f"no installed distribution has a file for {name}")
 
 
