@@ -41,7 +41,7 @@ TIMEOUT = 1.0
 END_PATIENCE = 20.0
 """Seconds within which a process ends that is told to: the longest that it waits for others, and then some."""
 
-REST_PATIENCE = 40.0
+REST_PATIENCE = 120.0
 """Seconds within which Celery has done what it was given."""
 
 DRAIN_PATIENCE = 60.0

@@ -33,6 +33,7 @@ Won = dict[tuple[str, int, PipelineTaskStatus], tuple[int, Report]]
 """Which process reported a change, and the report, by record and status."""
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "propagates",
     ["failures", pytest.param("nothing", marks=pytest.mark.long), pytest.param("everything", marks=pytest.mark.long)],
