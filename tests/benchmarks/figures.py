@@ -14,7 +14,7 @@ class Figure:
     """A figure of one run of a benchmark: a median, or a ratio of medians from the same run."""
 
     work: str
-    """What was done, e.g. ``status changes, eager``."""
+    """The measured work, e.g. ``status changes, eager``."""
     engine: str
     """``sqlite``, ``postgresql``, or ``-`` where no database takes part."""
     name: str
@@ -46,7 +46,7 @@ class Scale:
     repeat: int = 5
     """How often each is run, interleaved with what it is compared with; the median counts."""
     factor: float = 1.0
-    """What the full sizes are multiplied by."""
+    """The factor of the full sizes."""
 
     def of(self, size: int) -> int:
         """The size at this scale, at least 1."""

@@ -43,7 +43,7 @@ def record(names: Sequence[str], urls: Sequence[str | None]) -> Iterator[str]:
 
 
 def read() -> dict[str, dict[str, Values]]:
-    """What was recorded."""
+    """The recorded figures."""
     recorded: dict[str, dict[str, Values]] = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     return recorded
 

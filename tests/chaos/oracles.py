@@ -1,4 +1,4 @@
-"""What must be true once the faults have stopped, all runs are closed, and what waited was sent."""
+"""The invariants that hold once the faults have stopped, all runs are closed, and all due spans are sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_EXAMPLES = 5
 
 @dataclass
 class Findings:
-    """What the oracles came to."""
+    """The oracles' result."""
 
     expected: int = 0
     """Spans that the database says must have arrived."""
@@ -52,7 +52,7 @@ class Findings:
     """What is still in the outbox, or not final."""
 
     def problems(self) -> Iterator[str]:
-        """What is wrong, if anything is."""
+        """The problems, if there are any."""
         for name, found in (
             ("lost", self.lost),
             ("invented", self.invented),

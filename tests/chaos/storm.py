@@ -71,7 +71,7 @@ class Storm:
 
 @dataclass
 class Outcome:
-    """What became of it."""
+    """The outcome."""
 
     storm: Storm
     engine: str
@@ -88,7 +88,7 @@ class Outcome:
     """Seconds from the closing of the last run to the empty outbox."""
     findings: oracles.Findings = field(default_factory=oracles.Findings)
     problems: list[str] = field(default_factory=list)
-    """What is wrong; empty if nothing is."""
+    """The problems; empty if there are none."""
 
 
 def blow(storm: Storm, database: ChaosDatabase, folder: Path) -> Outcome:

@@ -152,7 +152,7 @@ def test_no_database(empty_sqlite_url: str, invoke: Invoke) -> None:
     [["--serve", "nowhere"], ["--push", "--interval", "soon"], ["--interval", "0s"], ["--max-series", "0"]],
 )
 def test_wrong_usage(arguments: list[str], invoke: Invoke) -> None:
-    """What cannot be meant is refused."""
+    """Invalid options are refused."""
     assert invoke("metrics", *arguments).exit_code == 2
 
 

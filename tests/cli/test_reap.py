@@ -46,7 +46,7 @@ def status(runs: Runs, run_id: str) -> str:
 
 
 def test_killed_worker(runs: Runs, database_url: str, invoke: Invoke) -> None:
-    """What a killed process ran is listed, and closed with --yes alone; then there is nothing to be found."""
+    """The records of a killed process are listed, and closed with --yes only; then there are none left."""
     runs.build(RUN_ID)
     pid = die_after(lambda: start(runs, RUN_ID))
 

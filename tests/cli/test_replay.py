@@ -154,7 +154,7 @@ def test_wrong_usage(runs: Runs, database_url: str, invoke: Invoke) -> None:
 def test_refused_span_is_tried_again(
     runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an endpoint refused for good is sent by a replay once the endpoint is mended."""
+    """Spans that an endpoint refused for good are sent by a replay once the endpoint accepts them."""
     runs.finish(runs.build(RUN_ID))
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)

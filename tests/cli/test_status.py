@@ -214,7 +214,7 @@ def test_a_backlog_that_shrinks(runs: Runs, database_url: str, invoke: Invoke) -
 def test_set_aside_needs_a_person(
     runs: Runs, database_url: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the endpoint refused for good is a problem until it is more than is known of."""
+    """References that the endpoint refused for good are a problem, unless --max-set-aside allows as many."""
     with OtlpReceiver() as receiver:
         receiver.misbehave(RefuseSpan(lambda span: span.name == "RUN tests.Orders"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)

@@ -155,7 +155,7 @@ def test_writers_go_on_while_a_backlog_is_changed(database_url: str, change: str
 
 
 def test_a_lease_is_left_alone(database_url: str) -> None:
-    """What another sender holds is neither made due nor expired."""
+    """References leased to another sender become neither due nor expired."""
     with opened(database_url) as storage:
         fill(storage.records, 100, age=timedelta(days=8))
         records = storage.records.outbox
@@ -166,7 +166,7 @@ def test_a_lease_is_left_alone(database_url: str) -> None:
 
 
 def test_a_flush_leaves_a_replay_its_rate(database_url: str) -> None:
-    """What was never tried and is due later, as a replay has it, stays so; what failed before is due now."""
+    """References of a replay that were never tried stay due later; references that failed before are due now."""
     with opened(database_url) as storage:
         fill(storage.records, 100, age=timedelta(hours=-1))
         fill(storage.records, 100, attempts=1, age=timedelta(hours=-1))

@@ -215,7 +215,7 @@ def test_a_fork_while_the_first_connection_imports(
 def test_a_fork_while_another_thread_holds_a_lock(
     lock: Any, empty_sqlite_url: str, monkeypatch: pytest.MonkeyPatch, receiver: OtlpReceiver
 ) -> None:
-    """What another thread holds for a moment at the fork, nobody holds in the child."""
+    """A lock that another thread holds at the fork is free in the child."""
     monkeypatch.setenv("OTEL_STORAGE_URL", empty_sqlite_url)
     held = threading.Event()
 

@@ -182,7 +182,7 @@ def test_an_hour_of_outage(database_url: str, receiver: OtlpReceiver) -> None:
 
 
 def test_attempts_that_fail_together_are_not_made_together_again(sqlite_url: str, receiver: OtlpReceiver) -> None:
-    """What failed at one time, in several requests, is due at as many different times."""
+    """References that failed at one time, in several requests, are due at different times."""
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
     receiver.misbehave(Respond(503))
     with closing(OtelPipelineStorage(url=sqlite_url, clock=clock, delivery="external")) as storage:

@@ -155,7 +155,7 @@ def test_series_stay_who_they_are(site: Site) -> None:
 
 
 def test_delivery(site: Site) -> None:
-    """What waits in the outbox, for how long; who sends; when spans were last accepted, or not."""
+    """The outbox's metrics: why references wait and for how long, who sends, and the last success and failure."""
     site.run()
     site.clock.advance(60)
     senders = site.records.outbox.senders

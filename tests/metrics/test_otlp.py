@@ -133,7 +133,7 @@ def test_variables(site: Site, receiver: MetricsReceiver, monkeypatch: pytest.Mo
 
 
 def test_an_outage(site: Site, receiver: MetricsReceiver, caplog: pytest.LogCaptureFixture) -> None:
-    """What fails is logged once per cause, and once that it is over; nothing is lost by it: the values are totals."""
+    """A failure is logged once per cause, and once when it is over; no value is lost, because values are totals."""
     caplog.set_level(logging.INFO)
     pusher = Pusher(site.reader())
     receiver.status = 503

@@ -52,7 +52,7 @@ def test_a_transaction_removes_so_many_results(storage: SqlPipelineStorage, monk
 
 
 def test_runs_that_another_removed(storage: SqlPipelineStorage) -> None:
-    """What is removed between the look and the removal is nobody's twice."""
+    """Runs that another process removes between the look and the removal are returned by one of both only."""
     ids = [build(storage, f"run {number}").id for number in range(3)]
     now = storage.clock()
 

@@ -786,7 +786,7 @@ class TestLostConnection:
 
 
 class _TimeIsUp(Exception):
-    """What a signal's handler raises, wherever the main thread is: Celery's soft time limit, say."""
+    """An exception of a signal handler, raised anywhere in the main thread, such as Celery's soft time limit."""
 
 
 @pytest.mark.parametrize("how", ["read", "write"])

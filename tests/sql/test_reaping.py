@@ -267,7 +267,7 @@ def test_parents_of_other_runners(storage: OtelPipelineStorage) -> None:
 
 
 def test_other_hosts_are_not_asked(storage: OtelPipelineStorage) -> None:
-    """What a process of another host runs is unknown; it holds the records above it, too."""
+    """A task result of another host may still run, so its parents count as alive too."""
     run_id = build(storage, eager.Runner())
     die_after(lambda: run(storage, run_id, 1))
     with storage.records.database.engine.begin() as connection:

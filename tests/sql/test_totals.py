@@ -223,7 +223,7 @@ def test_zero_is_shown_first(storage: SqlPipelineStorage, clock: ManualClock) ->
 
 
 def test_history_is_no_growth(storage: SqlPipelineStorage, clock: ManualClock) -> None:
-    """What finished long before anybody looked is shown from the start; what did lately is not."""
+    """Records that finished long before the first scrape are shown from the start; recent ones are not."""
     for _ in range(3):
         run(storage, clock, Status.RUNTIME_ERROR)
     storage.totals.count()

@@ -96,7 +96,7 @@ class Bench:
 
     @property
     def outbox(self) -> OutboxStatus:
-        """What waits."""
+        """The references in the outbox."""
         return self.storage.records.outbox.status()
 
     def names(self) -> list[str]:
@@ -350,7 +350,7 @@ def test_a_lost_answer_to_a_commit_changes_nothing(bench: Bench, monkeypatch: py
 
 
 def test_a_dead_senders_references_become_free(bench: Bench) -> None:
-    """What a sender claimed and never settled is sent by another once the lease has run out, and not before."""
+    """References that a sender claimed and never settled are sent by another after the lease, and not before."""
     bench.run()
     outbox = bench.storage.records.outbox
     claims = outbox.claim_task_results(10, timedelta(seconds=60))
@@ -442,7 +442,7 @@ def test_a_zombie_holds_its_run_for_a_day(bench: Bench) -> None:
 
 
 def test_never_started_records_have_no_span(bench: Bench) -> None:
-    """What stays PENDING after a failure is waited for until the run is quiet, and has no span."""
+    """A PENDING record after a failure delays the run until the run is quiet, and has no span."""
     execution = bench.build(Pipeline(Task("extract"), Task("load", objects=["a", "b"])))
     bench.report(bench.results(execution)[0], RUNNING, FAILED)
     bench.deliver()
@@ -488,7 +488,7 @@ def test_what_was_settled_does_not_change(bench: Bench) -> None:
 
 
 def test_old_references_expire_loudly(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """What could not be delivered for a week is no longer tried, and logged; a run's age counts from its end."""
+    """Spans that could not be delivered for a week expire, which is logged; a run's age counts from its end."""
     execution = bench.build()
     bench.clock.advance(8 * 86_400)
     bench.finish(execution)
@@ -688,7 +688,7 @@ def test_a_thread_that_outlives_its_storage_leaves_nothing_open(database_url: st
 def test_a_lease_lasts_as_long_as_it_is_given(
     open_storage: Callable[..., OtelPipelineStorage], receiver: OtlpReceiver
 ) -> None:
-    """What a dead sender held is free for others once the lease that its storage gave it is over."""
+    """References of a dead sender are free for others once the lease that its storage sets is over."""
     clock = ManualClock()
     with closing(open_storage(clock, lease=5)) as storage:
         bench = Bench(storage, receiver, clock, RecordingReporter())

@@ -148,7 +148,7 @@ def test_who_watches_is_seen_while_idle(records: SqlPipelineStorage, heartbeat: 
 
 
 def test_the_gone_are_forgotten(records: SqlPipelineStorage, heartbeat: Heartbeat, clock: ManualClock) -> None:
-    """What was not seen for seven days goes; what was seen since stays, and so does who tells."""
+    """Senders that have not reported for seven days are removed; later ones and the reporting one stay."""
     heartbeat.sent(accepted=True, error="")
     clock.advance(1)
     Heartbeat(records.outbox.senders, clock).sent(accepted=True, error="")

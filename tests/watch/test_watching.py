@@ -432,7 +432,7 @@ def test_errors_reach_the_caller(open_storage: Open, exporter: InMemorySpanExpor
 
 
 def test_cleanup_removes_the_copies(open_storage: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """What the wrapped storage removes is removed beside it; references that were not sent are counted."""
+    """Runs that the wrapped storage removes lose their copies; their unsent references are counted."""
     storage = open_storage()
     finished, other = build(storage, Task("extract")), build(storage, Task("extract"))
     finish(finished)

@@ -37,7 +37,7 @@ LONG_QUIET = 20.0
 
 @dataclass
 class Outcome:
-    """What a race came to."""
+    """The result of a race."""
 
     runs: int
     seconds: float
