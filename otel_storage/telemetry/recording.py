@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import Token
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import SpanContext, Status, StatusCode
 from opentelemetry.util import types
 
@@ -67,11 +66,11 @@ class Recording:
             self._guarded(_link, run_id, execution_id)
 
     def running(self, task_result: PipelineStorageObject, sampled: bool) -> None:
-        """Make the task result's span context the current one of this thread."""
+        """Make the task result's span context the current one of this thread, asyncio task or greenlet."""
         self._guarded(self._contexts.enter, task_result, sampled)
 
     def finished(self, task_result: PipelineStorageObject) -> None:
-        """Restore the context that this thread had before the task result."""
+        """Restore the context that was current before the task result."""
         self._guarded(self._contexts.leave, task_result)
 
     def committed(self) -> None:
@@ -156,53 +155,54 @@ class _Attached(NamedTuple):
 
     task_result: weakref.ref[PipelineStorageObject]
     context: Context
-    token: Token[Context]
+    before: Context
+    """The context that was current before it."""
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the context is still the current one of this thread."""
-        return get_current() is self.context
+
+_attached: ContextVar[tuple[_Attached, ...]] = ContextVar("otel_storage_task_contexts", default=())
+"""The contexts that are attached here, innermost last.
+
+A thread, an asyncio task and a greenlet each have a value of their own; what they start begins with a copy of it. A
+tuple, so that no copy changes with another.
+"""
 
 
 class _TaskContexts:
-    """The contexts attached for task results, per thread, innermost last.
+    """Attaches a context for each running task result, and restores the one before.
 
-    A context is dead if its task result was freed without a final report in this thread: the task ended by
-    ``sys.exit()``, or another process reported for it. A dead context is dropped when the task result is freed, or when
-    the next context is attached. It is detached only while it is the current context: Celery's instrumentation, for
-    example, may have restored the context before both, and our token would bring an ended task's span back.
+    A context is dead if its task result was freed without a final report here: the task ended by ``sys.exit()``, or
+    another process reported for it. A dead context is dropped when the task result is freed, or when the next context
+    is attached. It is detached only while it is the current context: Celery's instrumentation, for example, may have
+    restored the context before both, and ours would bring an ended task's span back.
     """
 
-    def __init__(self) -> None:
-        self._local = threading.local()
-
     def enter(self, task_result: PipelineStorageObject, sampled: bool) -> None:
-        """Attach the task result's context; replaces an earlier one of the same task result in this thread."""
+        """Attach the task result's context; replaces an earlier one of the same task result."""
         self.leave(task_result)
         self._drop_dead()
         span = _TaskSpan(task_result.get_run_id(), task_result.get_id(), sampled)
-        context = trace.set_span_in_context(span)
+        before = get_current()
+        context = trace.set_span_in_context(span, before)
         reference = weakref.ref(task_result, self._drop_dead)
-        self._stack().append(_Attached(reference, context, attach(context)))
+        _attached.set((*_attached.get(), _Attached(reference, context, before)))
+        attach(context)
 
     def leave(self, task_result: PipelineStorageObject) -> None:
         """Restore the context from before the task result's, and drop all contexts attached after it."""
-        stack = self._stack()
+        stack = _attached.get()
         for position, attached in enumerate(stack):
             if attached.task_result() is task_result:
-                del stack[position:]
-                detach(attached.token)
+                _attached.set(stack[:position])
+                # No token: what is restored may have been attached in a context that this one is a copy of.
+                attach(attached.before)
                 return
 
     def _drop_dead(self, _: object = None, *, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing():
             return  # at interpreter exit, the functions that this would call are gone already
-        stack = self._stack()
+        stack = _attached.get()
         while stack and stack[-1].task_result() is None:
-            attached = stack.pop()
-            if attached.is_current:
-                detach(attached.token)
-
-    def _stack(self) -> list[_Attached]:
-        stack: list[_Attached] = self._local.__dict__.setdefault("stack", [])
-        return stack
+            attached, stack = stack[-1], stack[:-1]
+            _attached.set(stack)
+            if get_current() is attached.context:
+                attach(attached.before)

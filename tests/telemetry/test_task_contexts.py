@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import subprocess
 import sys
@@ -252,6 +253,51 @@ def test_a_dead_context_of_another_request_is_no_error(run: Run, caplog: pytest.
     task_result.report_status_change(Forgetful(), DONE, propagate=False)
     assert nothing_is_current()
     assert caplog.records == []
+
+
+def test_interleaved_coroutines_have_each_its_own(run: Run) -> None:
+    """Coroutines that take turns see the span of their own task while it runs, and none once it is finished."""
+
+    async def work(index: int) -> list[bool]:
+        seen = []
+        for _ in range(3):
+            # By a new object each time, as a coroutine that awaits a database has it.
+            running = run.task_result(index)
+            running.report_status_change(Forgetful(), RUNNING)
+            await asyncio.sleep(0)
+            seen.append(run.is_current(index))
+            await asyncio.sleep(0)
+        running.report_status_change(Forgetful(), DONE)
+        await asyncio.sleep(0)
+        return [*seen, not trace.get_current_span().get_span_context().is_valid]
+
+    async def work_together() -> list[list[bool]]:
+        return await asyncio.gather(*map(work, range(5)))
+
+    assert asyncio.run(work_together()) == [[True] * 4] * 5
+
+
+def test_a_context_follows_into_a_thread(run: Run) -> None:
+    """A thread that a coroutine awaits has the task's span; what the thread reports leaves the coroutine's alone."""
+
+    async def work() -> list[bool]:
+        outer = run.task_result(0)
+        outer.report_status_change(Forgetful(), RUNNING)
+
+        def inner() -> list[bool]:
+            seen = [run.is_current(0)]
+            within = run.task_result(1)
+            within.report_status_change(Forgetful(), RUNNING)
+            seen.append(run.is_current(1))
+            within.report_status_change(Forgetful(), DONE)
+            return [*seen, run.is_current(0)]
+
+        seen = await asyncio.to_thread(inner)
+        seen.append(run.is_current(0))
+        outer.report_status_change(Forgetful(), DONE)
+        return [*seen, not trace.get_current_span().get_span_context().is_valid]
+
+    assert asyncio.run(work()) == [True] * 5
 
 
 def test_a_finished_task_takes_what_it_left_behind_with_it(run: Run) -> None:
