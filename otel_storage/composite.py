@@ -253,6 +253,8 @@ def _storage(storage: Any, url: str | URL | None, options: dict[str, Any], clock
             "url: the given storage has its own database, which the storage's keyword arguments set; outbox_url sets "
             "the database beside it"
         )
+    if isinstance(storage, str) and "://" in storage:
+        raise ConfigurationError("storage: this is the URL of a database; use url=")
     if isinstance(storage, (str, tuple, list)):
         cls, kwargs = config.storage_class(storage, "storage")
         storage = config.instantiate(cls, kwargs, "storage", f"{cls.__module__}.{cls.__qualname__}")

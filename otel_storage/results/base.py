@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast, overload
 
 from otel_storage.results import clock, host
-from otel_storage.results.exceptions import ConfigurationError
+from otel_storage.results.exceptions import ConfigurationError, InvalidInput
 from otel_storage.results.extras import to_install
 from otel_storage.results.kinds import PIPELINE_EXECUTION, PIPELINE_RESULT, TASK_EXECUTION, TASK_RESULT
 from otel_storage.results.model_objects import deserialize
@@ -275,7 +275,7 @@ class PipelineStorageObject(_HostObject):
 
     def report_status_change(
         self,
-        reporter: Reporter,
+        reporter: Reporter | None,
         status: PipelineTaskStatus,
         message: str | None = "",
         propagate: bool = True,
@@ -287,15 +287,16 @@ class PipelineStorageObject(_HostObject):
 
         Args:
             reporter: Is told "Changed state to <STATUS>[ - message]" for this record, and before it for each parent
-                that advanced too.
+                that advanced too. None for no reporter.
             status: The new status, or its name.
             message: What there is to say about the change.
             propagate: Whether the parents are advanced to the same status first.
 
         Raises:
-            InvalidInput: ``status`` is no status.
+            InvalidInput: ``status`` is no status, or ``reporter`` has no method ``report_context_object()``.
         """
         status = as_status(status)
+        tell = telling(reporter)
         if not self.get_status().has_advanced(status):
             return
         parent = self._get_propagate_parent()
@@ -307,7 +308,7 @@ class PipelineStorageObject(_HostObject):
             self.set_completed(clock.now())
         self.set_status(status)
         self.save()
-        reporter.report_context_object(self, status, changed_state(status, message))
+        tell(self, status, changed_state(status, message))
 
     def __eq__(self, other: object) -> bool:
         """Whether ``other`` is a record of the same kind and id."""
@@ -527,7 +528,7 @@ class PipelineStorage(_HostStorage):
         pipeline: PipelineLike,
         run_id: str,
         runner: object,
-        reporter: Reporter,
+        reporter: Reporter | None,
         input_data: Any,
         build_all: bool | None = True,
     ) -> PipelineExecution:
@@ -540,7 +541,7 @@ class PipelineStorage(_HostStorage):
             pipeline: What is run; see :class:`~otel_storage.results.protocols.PipelineLike`.
             run_id: The run's id, unique in the storage; a UUID becomes the trace id. At most 255 characters.
             runner: Its class is stored as a dotted path.
-            reporter: Its class is stored as a dotted path, and it is told of every record.
+            reporter: Its class is stored as a dotted path, and it is told of every record; None for no reporter.
             input_data: What the run is started with; anything JSON can hold.
             build_all: False or None stores the execution alone, as CONFIG_ERROR, for a badly configured pipeline.
 
@@ -601,6 +602,27 @@ class PipelineStorage(_HostStorage):
             The ids of the runs removed.
         """
         raise NotImplementedError
+
+
+def telling(reporter: Reporter | None) -> Callable[[PipelineStorageObject, PipelineTaskStatus, str], object]:
+    """The method of the reporter that gets changes of state; without a reporter, one that does nothing.
+
+    Raises:
+        InvalidInput: the reporter has no such method.
+    """
+    if reporter is None:
+        return _tell_nobody
+    tell = getattr(reporter, "report_context_object", None)
+    if not callable(tell):
+        raise InvalidInput(
+            f"the reporter, a {type(reporter).__name__}, has no method report_context_object(); "
+            "give an object that has it, or None for no reporter"
+        )
+    return cast("Callable[[PipelineStorageObject, PipelineTaskStatus, str], object]", tell)
+
+
+def _tell_nobody(_object: PipelineStorageObject, _status: PipelineTaskStatus, _message: str) -> None:
+    """Tell nobody: there is no reporter."""
 
 
 def changed_state(status: PipelineTaskStatus, message: str | None) -> str:

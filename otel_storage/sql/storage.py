@@ -110,7 +110,7 @@ class SqlPipelineStorage(PipelineStorage):
         pipeline: PipelineLike,
         run_id: str,
         runner: object,
-        reporter: Reporter,
+        reporter: Reporter | None,
         input_data: Any,
         build_all: bool | None = True,
     ) -> SqlPipelineExecution:

@@ -579,11 +579,12 @@ def test_copies_that_fail_slowly_are_left_alone(
         ),
         ({"outbox_url": "sqlite://"}, "outbox_url: a SqlPipelineStorage has"),
         ({"storage": object()}, "storage: object does not extend "),
+        ({"storage": "sqlite:///x.db"}, "storage: this is the URL of a database; use url="),
         ({"storage": ("tests.watch.memory.MemoryStorage", {"nope": 1})}, "does not take these arguments"),
         ({"storage": "otel_storage.OtelPipelineStorage"}, "an OtelPipelineStorage is not wrapped again"),
         ({"storage": MemoryStorage(), "outbox_url": "nonsense"}, "outbox_url: url is not a database URL"),
     ],
-    ids=["url", "outbox of ours", "outbox alone", "no storage", "arguments", "itself", "no address"],
+    ids=["url", "outbox of ours", "outbox alone", "no storage", "a url", "arguments", "itself", "no address"],
 )
 def test_arguments_that_do_not_fit(kwargs: dict[str, Any], mend: str) -> None:
     """The error says which argument is wrong and what to do."""

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from otel_storage.results.base import BADLY_CONFIGURED
+from otel_storage.results.base import BADLY_CONFIGURED, telling
 from otel_storage.results.exceptions import InvalidInput, RunExists
 from otel_storage.results.kinds import PIPELINE_EXECUTION
 from otel_storage.results.protocols import PipelineLike, Reporter
@@ -51,7 +51,7 @@ def plan(
     pipeline: PipelineLike,
     run_id: object,
     runner: object,
-    reporter: object,
+    reporter: Reporter | None,
     input_data: Any,
     build_all: bool,
     created: datetime,
@@ -61,20 +61,24 @@ def plan(
     Raises:
         InvalidInput: an id or a value cannot be stored.
     """
+    telling(reporter)
     execution: Row = {
         "run_id": identifier(run_id, "run_id"),
-        "pipeline_id": identifier(pipeline.id, "the pipeline's id"),
+        "pipeline_id": identifier(_asked(pipeline, "id", "the pipeline"), "the pipeline's id"),
         "input_data": dump_json(input_data, "input_data"),
         "status": PipelineTaskStatus.PENDING,
         "created": created,
     }
     if not build_all:
         execution.update(status=PipelineTaskStatus.CONFIG_ERROR, completed=created, completed_message=BADLY_CONFIGURED)
-        return _counted(Plan(execution, (), (), _path(runner), _path(reporter)))
-    objects = _objects(pipeline.get_iterator, pipeline.get_serializable_pipeline_object, "a pipeline object")
+        return _counted(Plan(execution, (), (), _path(runner), "" if reporter is None else _path(reporter)))
+    iterator = _asked(pipeline, "get_iterator", "the pipeline")
+    objects = _objects(
+        iterator, _asked(pipeline, "get_serializable_pipeline_object", "the pipeline"), "a pipeline object"
+    )
     # A task's iterator takes no arguments, so its objects are the same for every pipeline result.
-    tasks = [_task(task) for task in (pipeline.tasks or {}).values()] if objects else []
-    return _counted(Plan(execution, objects, tasks, _path(runner), _path(reporter)))
+    tasks = [_task(task) for task in (_asked(pipeline, "tasks", "the pipeline") or {}).values()] if objects else []
+    return _counted(Plan(execution, objects, tasks, _path(runner), "" if reporter is None else _path(reporter)))
 
 
 def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool) -> Rows:
@@ -122,10 +126,12 @@ def _of_run(table: Table, execution_id: int) -> Select[Any]:
     return select(table).where(table.c.execution_id == execution_id).order_by(table.c.id)
 
 
-def announce(records: IdentityMap, rows: Rows, reporter: Reporter) -> SqlPipelineExecution:
+def announce(records: IdentityMap, rows: Rows, reporter: Reporter | None) -> SqlPipelineExecution:
     """Report PENDING for every record, level by level, from the top down; returns the execution."""
     execution: SqlPipelineExecution
     [execution] = _records(records, SqlPipelineExecution, rows.executions, {})
+    if reporter is None:
+        return execution
     _report(reporter, "report_pipeline_execution", [execution])
     pipeline_results = list(_records(records, SqlPipelineResult, rows.pipeline_results, {execution.id: execution}))
     _report(reporter, "report_pipeline_result", pipeline_results)
@@ -193,14 +199,33 @@ def _counted(plan: Plan) -> Plan:
 
 
 def _task(task: Any) -> _Task:
+    name = identifier(_asked(task, "pipeline_task", "a task"), "a task's name")
+    what = f"task {name!r}"
+    iterator, serialize = (_asked(task, each, what) for each in ("get_iterator", "get_serializable_task_object"))
     return _Task(
-        pipeline_task=identifier(task.pipeline_task, "a task's name"),
-        task_id=identifier(task.task_id, "a task's id"),
-        config=dump_json(_config(task.cleaned_config), f"the config of task {task.pipeline_task!r}"),
-        objects=_objects(
-            task.get_iterator, task.get_serializable_task_object, f"an object of task {task.pipeline_task!r}"
-        ),
+        pipeline_task=name,
+        task_id=identifier(_asked(task, "task_id", what), "a task's id"),
+        config=dump_json(_config(_asked(task, "cleaned_config", what)), f"the config of {what}"),
+        objects=_objects(iterator, serialize, f"an object of {what}"),
     )
+
+
+def _asked(thing: object, name: str, what: str) -> Any:
+    """What the user's object has under the name.
+
+    Raises:
+        InvalidInput: it has nothing there.
+    """
+    try:
+        return getattr(thing, name)
+    except AttributeError as error:
+        # An AttributeError from within a property of the user's is a fault there, with a traceback of its own.
+        if error.obj is not thing or error.name != name:
+            raise
+        raise InvalidInput(
+            f"{what}, a {type(thing).__name__}, has no attribute {name!r}; otel_storage.results.protocols says what "
+            "pipelines and tasks need"
+        ) from error
 
 
 def _config(config: Any) -> Any:

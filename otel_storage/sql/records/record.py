@@ -164,7 +164,7 @@ class SqlRecord(PipelineStorageObject):
 
     def report_status_change(
         self,
-        reporter: Reporter,
+        reporter: Reporter | None,
         status: PipelineTaskStatus,
         message: str | None = "",
         propagate: bool = True,

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, or_, select, update
 
 from otel_storage.privacy.failures import capture_failure
 from otel_storage.privacy.lines import as_text
-from otel_storage.results.base import changed_state
+from otel_storage.results.base import changed_state, telling
 from otel_storage.results.exceptions import RecordDeleted, RecordIsFinal, StatusConflict
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.results.status import FAILED, FINAL, PRECEDING, PipelineTaskStatus
@@ -30,11 +30,12 @@ class _NotAdvancing(Exception):
 
 
 def report(
-    record: SqlRecord, reporter: Reporter, status: PipelineTaskStatus, message: str | None, propagate: bool
+    record: SqlRecord, reporter: Reporter | None, status: PipelineTaskStatus, message: str | None, propagate: bool
 ) -> None:
     """Advance the record and, if ``propagate``, its parents; report those that advanced, parents first."""
     is_task_result = record.content_type_name == TASK_RESULT
     listener = record.records.listener if is_task_result else None
+    tell = telling(reporter)
     try:
         said = "" if message is None else as_text(message)
         failure = capture_failure(said) if is_task_result and status in FAILED else None
@@ -43,7 +44,7 @@ def report(
         if winners := apply_whatever_the_texts([change], lambda one: advance(record, *one, propagate=propagate)):
             told = changed_state(status, said)
             for winner in winners:
-                reporter.report_context_object(winner, status, told)
+                tell(winner, status, told)
     finally:
         if listener is not None and status in FINAL:
             listener.finished(record)

@@ -294,6 +294,18 @@ def refuse_second(obj: Any) -> Any:
     return refuse(obj) if obj else obj
 
 
+class Lacking:
+    """An object like another, but for one attribute."""
+
+    def __init__(self, like: object, name: str) -> None:
+        self._like, self._name = like, name
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name:
+            raise AttributeError(f"no {name}", name=name, obj=self)
+        return getattr(self._like, name)
+
+
 class StrictBuildingRules(StorageFixtures):
     """All of a run is stored, or nothing; what cannot be stored is refused."""
 
@@ -448,6 +460,30 @@ class StrictBuildingRules(StorageFixtures):
             build(Pipeline(Task(), Task("b", objects=["a", value])))
 
         self.assert_empty(storage)
+
+    @pytest.mark.parametrize("name", ["id", "tasks", "get_iterator", "get_serializable_pipeline_object"])
+    def test_a_pipeline_that_lacks_an_attribute(self, storage: PipelineStorage, build: Builder, name: str) -> None:
+        """What the pipeline lacks is named, and nothing is written."""
+        pipeline = Lacking(Pipeline(Task("extract")), name)
+
+        with pytest.raises(InvalidInput, match=f"pipeline.*{name}"):
+            build(pipeline)
+
+        assert len(storage.get_pipeline_executions()) == 0
+
+    @pytest.mark.parametrize(
+        "name", ["pipeline_task", "task_id", "cleaned_config", "get_iterator", "get_serializable_task_object"]
+    )
+    def test_a_task_that_lacks_an_attribute(self, storage: PipelineStorage, build: Builder, name: str) -> None:
+        """What a task lacks is named, and nothing is written."""
+        pipeline = Pipeline()
+        lacking: Any = Lacking(Task("extract"), name)
+        pipeline.tasks = {"extract": lacking}
+
+        with pytest.raises(InvalidInput, match=f"task.*{name}"):
+            build(pipeline)
+
+        assert len(storage.get_pipeline_executions()) == 0
 
     @pytest.mark.parametrize("bad", [None, 5, b"x", ["x"]], ids=repr)
     @pytest.mark.parametrize(("name", "named"), IDS)

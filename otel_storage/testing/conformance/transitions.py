@@ -32,7 +32,7 @@ from otel_storage.testing.conformance.fixtures import (
     statuses,
     wide_pipeline,
 )
-from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Task
+from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Runner, Task
 
 ADVANCES: dict[PipelineTaskStatus, tuple[PipelineTaskStatus, ...]] = {
     PENDING: (RUNNING, *FINAL),
@@ -387,6 +387,30 @@ class StrictTransitionRules(StorageFixtures):
             kept = record.get_status_message()
             assert kept.startswith("begun ééé")
             assert kept.endswith("ééé ended")
+
+    def test_without_a_reporter(self, storage: PipelineStorage) -> None:
+        """A reporter is optional, for building and for reporting."""
+        storage.build_pipeline_execution(Pipeline(Task("extract")), "run", Runner(), None, None)
+        made = line(storage, "run")
+        made[3].report_status_change(None, RUNNING)
+        made[3].report_status_change(None, RUNTIME_ERROR, message="broken")
+
+        stored = line(storage, made[0].get_run_id())
+        assert statuses(stored) == [RUNTIME_ERROR] * 4
+        assert stored[1].get_reporter() == ""
+
+    def test_what_is_no_reporter_is_refused(self, storage: PipelineStorage, build: Builder) -> None:
+        """An object that cannot be told is refused before anything is written."""
+        odd: Any = object()
+        made = build.line()
+
+        with pytest.raises(InvalidInput, match="report_context_object"):
+            build(reporter=odd)
+        with pytest.raises(InvalidInput, match="report_context_object"):
+            made[3].report_status_change(odd, RUNNING)
+
+        assert len(storage.get_pipeline_executions()) == 1
+        assert statuses(line(storage, made[0].get_run_id())) == [PENDING] * 4
 
     def test_a_message_without_a_text(
         self, storage: PipelineStorage, build: Builder, reporter: RecordingReporter
