@@ -28,6 +28,7 @@ from otel_storage.metrics.families import Kind
 from otel_storage.metrics.points import Attributes, Exemplar, FamilyPoints, Point, sorted_points
 from otel_storage.metrics.troubles import Troubles
 from otel_storage.ports.totals import BOUNDS, Histogram
+from otel_storage.privacy.lines import in_utf8
 from otel_storage.privacy.secrets import explain, without_secrets
 from otel_storage.telemetry.otlp.acknowledgement import Verdict
 from otel_storage.telemetry.otlp.internals import listening, without_instrumentation
@@ -171,4 +172,5 @@ def _resource() -> Resource:
     from opentelemetry.sdk.resources import OTELResourceDetector
 
     found: Mapping[str, Any] = OTELResourceDetector().detect().attributes
-    return Resource({"service.name": SERVICE_NAME, **found})
+    texts = {in_utf8(key): in_utf8(value) for key, value in found.items() if isinstance(value, str)}
+    return Resource({"service.name": SERVICE_NAME, **texts})

@@ -16,6 +16,15 @@ def as_text(message: object) -> str:
         return f"a {type(message).__name__} without a text: its __str__ raises {type(error).__name__}"
 
 
+def in_utf8(text: str) -> str:
+    """The text with a question mark for each character that UTF-8 cannot express.
+
+    Such characters are halves of surrogate pairs. Python reads a byte of an environment variable as one if the byte is
+    not part of UTF-8.
+    """
+    return text.encode("utf-8", "replace").decode()
+
+
 def one_line(text: object, longest: int | None = LONGEST, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
     """The text on one line, without characters that control a terminal: escapes, bells, right-to-left marks.
 

@@ -15,6 +15,7 @@ from opentelemetry.util import types
 
 from otel_storage.ports.traces import is_sampled
 from otel_storage.results.base import PipelineStorageObject
+from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.results.kinds import PIPELINE_EXECUTION, TASK_RESULT
 from otel_storage.runtime.guard import Guard
 from otel_storage.telemetry.spans import building, ids, run_trace
@@ -36,7 +37,8 @@ class Recording:
         run_url: Where people see a run: an address with ``{run_id}`` in it, which its root span tells.
 
     Raises:
-        ConfigurationError: ``capture`` holds a name that is none, or an address cannot be used.
+        ConfigurationError: ``service_name`` is no text, ``capture`` holds a name that is none, or an address cannot be
+            used.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Recording:
         trace_url: str | None = None,
         run_url: str | None = None,
     ) -> None:
+        if service_name is not None and not isinstance(service_name, str):
+            raise ConfigurationError(f"service_name must be a string, not a {type(service_name).__name__}")
         self._notify = notify
         self._service_name = service_name
         self._capture = run_trace.check_capture(capture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 
 import pytest
@@ -116,7 +117,7 @@ def test_variables(site: Site, receiver: MetricsReceiver, monkeypatch: pytest.Mo
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=abc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    monkeypatch.setitem(os.environb, b"OTEL_RESOURCE_ATTRIBUTES", b"deployment.environment.name=test,team=\xff")
     pusher = Pusher(site.reader())
 
     assert pusher.push()
@@ -129,6 +130,7 @@ def test_variables(site: Site, receiver: MetricsReceiver, monkeypatch: pytest.Mo
     assert attributes(resource.resource.attributes) == {
         "service.name": "shop",
         "deployment.environment.name": "test",
+        "team": "?",
     }
 
 

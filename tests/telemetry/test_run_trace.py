@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import uuid
+from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_storage.composite import OtelPipelineStorage
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.telemetry.spans import run_trace
 from otel_storage.telemetry.spans.run_trace import Limits, RunTrace, SpanLink, check_capture
@@ -236,3 +239,19 @@ def test_check_capture() -> None:
         check_capture(["input", "config"])
     with pytest.raises(ConfigurationError, match="not a string"):
         check_capture("config")
+
+
+def test_names_that_are_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte that is not UTF-8 costs a character of a name, and not the attribute."""
+    monkeypatch.setitem(os.environb, b"OTEL_SERVICE_NAME", b"svc\xff")
+    monkeypatch.setitem(os.environb, b"OTEL_RESOURCE_ATTRIBUTES", b"team\xff=blue\xfe")
+
+    assert decide().resource["service.name"] == "svc?"
+    assert decide().resource["team?"] == "blue?"
+
+
+@pytest.mark.parametrize("name", [5, b"billing", ["billing"]])
+def test_a_service_name_that_is_no_text(name: Any) -> None:
+    """It is refused when the storage is made, with what it is."""
+    with pytest.raises(ConfigurationError, match=f"service_name must be a string, not a {type(name).__name__}"):
+        OtelPipelineStorage(url="sqlite://", delivery="external", service_name=name)

@@ -41,6 +41,7 @@ from opentelemetry.semconv.attributes.telemetry_attributes import (
     TELEMETRY_SDK_VERSION,
 )
 
+from otel_storage.privacy.lines import in_utf8
 from otel_storage.privacy.masking import VALUE_BYTES
 from otel_storage.results.exceptions import ConfigurationError
 from otel_storage.telemetry.spans import ids
@@ -230,15 +231,18 @@ def _environment(names: Sequence[str]) -> tuple[str | None, ...]:
 
 @lru_cache(maxsize=64)
 def _resource(service_name: str | None, _environment: tuple[str | None, ...]) -> dict[str, AttributeValue]:
+    # OTLP refuses a text that is not UTF-8, and the exporters then leave out the attribute.
     detected = {
-        key: value for key, value in OTELResourceDetector().detect().attributes.items() if isinstance(value, str)
+        in_utf8(key): in_utf8(value)
+        for key, value in OTELResourceDetector().detect().attributes.items()
+        if isinstance(value, str)
     }
     return {
         TELEMETRY_SDK_LANGUAGE: "python",
         TELEMETRY_SDK_NAME: "opentelemetry",
         TELEMETRY_SDK_VERSION: sdk_version,
         **detected,
-        SERVICE_NAME: service_name or detected.get(SERVICE_NAME) or DEFAULT_SERVICE_NAME,
+        SERVICE_NAME: in_utf8(service_name or "") or detected.get(SERVICE_NAME) or DEFAULT_SERVICE_NAME,
     }
 
 
