@@ -25,14 +25,12 @@ from otel_storage.sql.database import migrate
 from otel_storage.testing.receiver import OtlpReceiver
 from tests import picture
 from tests.benchmarks import reporting
+from tests.chaos import evidence
 from tests.processes import ROOT
 
 README = ROOT / "README.md"
 LONGEST = 160
 """Lines of README.md: a newcomer reads it in five minutes."""
-
-STORMS = ROOT / "tests" / "README.md"
-"""Its table has what the recorded storms came to."""
 
 
 def documents() -> list[Path]:
@@ -243,17 +241,32 @@ def figures() -> dict[str, str]:
         f"{figure.work}; {reporting.engine_name(figure.engine)}; {figure.name}": reporting.number(figure.value)
         for one in measured
         for figure in one.figures
-    } | {f"storms; {name}": f"{total:,}".replace(",", " ") for name, total in storms().items()}
+    } | {f"storms; {name}": f"{total:,}" for name, total in storms().items()}
 
 
 def storms() -> dict[str, int]:
-    """The rows of the table of storms, each summed over its engines."""
-    rows = re.findall(r"^\| ([a-z][^|]*) \| ([\d |]+) \|$", STORMS.read_text(encoding="utf-8"), re.MULTILINE)
-    return {name: sum(int(cell.replace(" ", "")) for cell in cells.split("|")) for name, cells in rows}
+    """The figures of the recorded storms, each summed over its engines."""
+    engines = evidence.load().values()
+    return {
+        title: sum(figures[name] for figures in engines)
+        for name, title in evidence.ROWS.items()
+        if all(isinstance(figures[name], int) for figures in engines)
+    }
+
+
+def test_the_table_of_storms_is_what_was_recorded() -> None:
+    """``python -m tests.chaos --record`` wrote the table: on each engine nothing is lost, invented or changed."""
+    recorded = evidence.load()
+
+    assert evidence.table(recorded) in DOCUMENTS["tests/README.md"]
+    assert set(recorded) == set(evidence.ENGINES)
+    for figures in recorded.values():
+        assert (figures["lost"], figures["invented"], figures["with changed bytes"]) == (0, 0, 0)
+        assert figures["kills"] > 200
 
 
 def test_figures_are_those_measured() -> None:
-    """Every citation has the value of its row in ``measured.json``, or the sum of its row in the table of storms."""
+    """Every citation has the value of its row in ``measured.json``, or the sum of its row in the recorded storms."""
     known = figures()
     assert [(name, figure, row) for name, figure, row in cited() if known.get(row) != figure] == []
     assert "README.md" in {name for name, *_ in cited()}

@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tests.chaos import evidence
 from tests.chaos.databases import NO_SERVER, NoServer, open_database
 from tests.chaos.mutations import MUTATIONS
 from tests.chaos.storm import Outcome, Storm, blow
@@ -38,6 +39,7 @@ from tests.chaos.storm import Outcome, Storm, blow
 @click.option("--redis", default="", metavar="URL", help="A broker, so that Celery runs pipelines too.")
 @click.option("--mutate", type=click.Choice(sorted(MUTATIONS)), help="Break the mechanism: the suite must fail.")
 @click.option("--keep", is_flag=True, help="Keep what the processes wrote down, as is done if something is wrong.")
+@click.option("--record", is_flag=True, help="Write the figures to recorded.json and to the table of tests/README.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     minutes: float,
@@ -51,6 +53,7 @@ def main(
     redis: str,
     mutate: str | None,
     keep: bool,
+    record: bool,
     as_json: bool,
 ) -> None:
     """Kill writers and senders, take the receiver and the database away, and see that nothing was lost.
@@ -74,6 +77,8 @@ def main(
             click.echo(f"what the processes wrote down is in {folder}", err=True)
         else:
             shutil.rmtree(folder)
+    if record:
+        evidence.record(figures(outcome), has_celery=bool(redis))
     if as_json:
         click.echo(json.dumps(figures(outcome) | {"problems": outcome.problems}))
     else:
