@@ -108,7 +108,6 @@ def test_a_run_of_a_bad_configuration(site: Site) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.smoke
 def test_what_the_page_costs(site: Site, shape: tuple[int, int, int]) -> None:
     """At most six queries of ours, and two for each model, whatever the size of the run; every row is there."""
     pipeline_results, tasks, per_task = shape
