@@ -165,4 +165,4 @@ def _node(record: PipelineStorageObject, name: str, children: list[Node], **fact
 
 
 def _between(start: datetime | None, end: datetime | None) -> timedelta | None:
-    return None if start is None or end is None else end - start
+    return None if start is None or end is None else max(end - start, timedelta())

@@ -206,9 +206,12 @@ class PipelineStorageObject(_HostObject):
         return self.completed
 
     def get_duration(self) -> timedelta | None:
-        """completed - started; None while one of them is missing."""
+        """completed - started; None while one of them is missing.
+
+        The clocks of two processes differ, and a clock can be set back: no duration is less than 0 for that.
+        """
         started, completed = self.get_started(), self.get_completed()
-        return None if started is None or completed is None else completed - started
+        return None if started is None or completed is None else max(completed - started, timedelta())
 
     def get_input_data(self) -> Any:
         """What the run was started with, as JSON holds it."""

@@ -61,10 +61,9 @@ class Addition:
             self.queue[bisect_left(_BOUNDS_US, queue)] += 1
             self.last_started = later(self.last_started, row.started)
             if row.completed is not None:
-                runtime = _microseconds(row.completed - row.started)
+                execution = _taken(row)
                 self.timed += 1
-                self.runtime += runtime
-                execution = max(runtime, 0)
+                self.runtime += execution
                 self.execution_time += execution
                 self.execution[bisect_left(_BOUNDS_US, execution)] += 1
         if (self.last_completed is None or at >= self.last_completed) and _is_sampled(run.trace):
@@ -78,7 +77,12 @@ class Addition:
         self.removed += 1
         if row.started is not None and row.completed is not None:
             self.timed -= 1
-            self.runtime -= _microseconds(row.completed - row.started)
+            self.runtime -= _taken(row)
+
+
+def _taken(row: Any) -> int:
+    """The microseconds from the start of a record to its end; 0 where the clock of its end was behind."""
+    return max(_microseconds(row.completed - row.started), 0)
 
 
 Additions = defaultdict[Key, Addition]

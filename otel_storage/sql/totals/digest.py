@@ -132,7 +132,9 @@ def _of_totals() -> Any:
 
 
 def _of_runs(condition: ColumnElement[bool] | Any, *, is_final: bool) -> Any:
-    runtime = microseconds_between(_run.c.started, _run.c.completed)
+    between = microseconds_between(_run.c.started, _run.c.completed)
+    # The clock of the end may have been behind that of the start.
+    runtime = case((between < 0, 0), else_=between)
     return (
         select(
             _run.c.pipeline_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from otel_storage.results.base import PipelineExecution, PipelineStorage
 from otel_storage.results.status import PipelineTaskStatus
@@ -14,11 +14,16 @@ from otel_storage.testing.conformance.fixtures import (
     RUNNING,
     RUNTIME_ERROR,
     Builder,
+    Extras,
     StorageFixtures,
     Times,
     found,
+    fresh,
 )
 from otel_storage.testing.pipelines import Pipeline, RecordingReporter, Task
+
+BEHIND = datetime(2024, 3, 1, 6, 30, tzinfo=UTC)
+"""The time by a clock that is behind another."""
 
 
 def run(
@@ -95,6 +100,22 @@ class StrictDigestRules(StorageFixtures):
         durations = [duration for execution in done if (duration := execution.get_duration()) is not None]
         assert isinstance(average, timedelta)
         assert abs(average - sum(durations, timedelta()) / 2) < timedelta(milliseconds=1)
+
+    def test_a_clock_that_is_behind(self, storage: PipelineStorage, build: Builder, extras: Extras) -> None:
+        """A run whose end is before its start, as the clocks of two processes have it, took no time, never less."""
+        execution = build(Pipeline(Task("extract"), id="shop.Orders"))
+        execution.set_started(BEHIND + timedelta(seconds=90))
+        execution.set_status(RUNNING)
+        execution.save()
+        execution.set_completed(BEHIND)
+        execution.set_status(DONE)
+        execution.save()
+
+        assert execution.get_duration() == fresh(storage, execution).get_duration() == timedelta(0)
+        assert storage.get_pipeline_digest()["shop.Orders"].average_runtime == timedelta(0)
+        for keep_up in extras.upkeep:
+            keep_up()
+        assert storage.get_pipeline_digest()["shop.Orders"].average_runtime == timedelta(0)
 
     def test_last_ran(self, storage: PipelineStorage, times: Times) -> None:
         """The last start counts, whatever became of that run and however late an earlier one ended."""
