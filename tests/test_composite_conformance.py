@@ -60,6 +60,7 @@ class TestSqliteFile(_Composite, conformance.OnSqliteFile, WritingRules):
     """On a SQLite file."""
 
 
+@pytest.mark.long
 class TestSqliteMemory(_Composite, conformance.OnSqliteMemory, WritingRules):
     """On SQLite in memory."""
 
@@ -68,5 +69,6 @@ class TestPostgresql(_Composite, conformance.OnPostgresql, WritingRules):
     """On PostgreSQL."""
 
 
+@pytest.mark.long
 class TestMariadb(_Composite, conformance.OnMariadb, WritingRules):
     """On MariaDB."""
