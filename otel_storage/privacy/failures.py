@@ -8,6 +8,7 @@ from traceback import TracebackException
 from typing import Any
 
 from otel_storage.ports.snapshots import Failure
+from otel_storage.privacy.lines import cut_between_words
 from otel_storage.privacy.validation import reduce_validation
 
 _TEXT_LENGTH = 64_000
@@ -44,7 +45,7 @@ def capture_failure(message: str) -> Failure | None:
             return None
         return Failure(
             type=_qualified_name(type(exception)),
-            message=_cut_middle(message, _TEXT_LENGTH),
+            message=cut_between_words(message, _TEXT_LENGTH),
             stacktrace=_format(exception),
         )
     except Exception:  # noqa: BLE001 - any code may run in a user's __str__, and the failure must still be recorded
@@ -123,27 +124,10 @@ def _bound(trace: TracebackException) -> None:
 
 
 def _reduced(text: str) -> str:
-    return _cut_middle(reduce_validation(text, in_trace=False), _CHAINED_TEXT_LENGTH)
+    return cut_between_words(reduce_validation(text, in_trace=False), _CHAINED_TEXT_LENGTH)
 
 
 def _cut_bytes(text: str, limit: int) -> str:
     while (size := len(text.encode("utf-8", "replace"))) > limit:
-        text = _cut_middle(text, max(0, int(len(text) * limit / size) - 100))
+        text = cut_between_words(text, max(0, int(len(text) * limit / size) - 100))
     return text
-
-
-def _cut_middle(text: str, limit: int) -> str:
-    """Cut to about ``limit`` characters, between lines or words, so that no part of a secret remains."""
-    if len(text) <= limit:
-        return text
-    seam = limit // 8
-    head, tail = text[: limit // 3], text[len(text) - (limit - limit // 3) :]
-    for gap in ("\n", " "):
-        if (end := head.rfind(gap, max(0, len(head) - seam))) >= 0:
-            head = head[: end + 1]
-            break
-    for gap in ("\n", " "):
-        if (start := tail.find(gap, 0, seam)) >= 0:
-            tail = tail[start + 1 :]
-            break
-    return f"{head}... {len(text) - len(head) - len(tail)} characters left out ...\n{tail}"

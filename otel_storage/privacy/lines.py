@@ -37,3 +37,20 @@ def one_line(text: object, longest: int | None = LONGEST, instead: str = "\N{REP
     if not line.isprintable():
         line = "".join(char if char.isprintable() or char.isspace() else instead for char in line)
     return " ".join(line.split())
+
+
+def cut_between_words(text: str, limit: int) -> str:
+    """Cut to about ``limit`` characters, between lines or words, so that no part of a secret remains."""
+    if len(text) <= limit:
+        return text
+    seam = limit // 8
+    head, tail = text[: limit // 3], text[len(text) - (limit - limit // 3) :]
+    for gap in ("\n", " "):
+        if (end := head.rfind(gap, max(0, len(head) - seam))) >= 0:
+            head = head[: end + 1]
+            break
+    for gap in ("\n", " "):
+        if (start := tail.find(gap, 0, seam)) >= 0:
+            tail = tail[start + 1 :]
+            break
+    return f"{head}... {len(text) - len(head) - len(tail)} characters left out ...\n{tail}"

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from otel_storage.privacy.lines import cut_between_words
+
 WITHHELD = "details withheld"
 """Replaces errors that were recognised but could not be parsed."""
 
@@ -26,7 +28,6 @@ _ERRORS = 100
 _BLOCK_SIGNS = ("loc", "validation error", "[type=")
 # One of them is in every validation error. Substrings are found some fifty times as fast as by the patterns below.
 _ERROR_SIGNS = ("validation error", "[type=", "(type=", '"loc"', "'loc'", '"loc\\', "'loc\\")
-_LEFT_OUT = "\n... {} characters left out ...\n"
 
 _HEADING = re.compile(r"(?<![0-9])[0-9]{1,7} validation errors? for ")
 _LINE_END = re.compile(r"\n|\\+n")
@@ -126,10 +127,7 @@ def summarise_validation(text: str) -> str | None:
 def _bounded(text: str) -> str:
     if len(text) <= _READ:
         return text
-    head, tail = text[: _READ // 3], text[-(_READ - _READ // 3) :]
-    if any(sign in text for sign in _ERROR_SIGNS):
-        return head + _LEFT_OUT.format(len(text) - len(head))
-    return f"{head}{_LEFT_OUT.format(len(text) - _READ)}{tail}"
+    return text[:_READ] if any(sign in text for sign in _ERROR_SIGNS) else cut_between_words(text, _READ)
 
 
 def _plain_heading(heading: str) -> str:
@@ -191,17 +189,19 @@ class _JsonReader:
         size = _FIRST_WINDOW
         while self._budget >= 0:
             window = self._text[start : start + size]
-            self._budget -= len(window)
             try:
                 value, end = _decoder.raw_decode(window)
             except json.JSONDecodeError as error:
+                self._budget -= error.pos
                 is_cut = len(window) == size and (error.msg == _CUT_OFF or error.pos > size - _LONGEST_TOKEN)
                 if not is_cut:
                     break
                 size *= 8
             except (RecursionError, ValueError):  # ValueError: an integer of too many digits
+                self._budget -= 100_000
                 break
             else:
+                self._budget -= end
                 return value, start + end
         return None, start
 

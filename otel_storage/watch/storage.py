@@ -73,7 +73,7 @@ class StorageWatch:
         pipeline: PipelineLike,
         run_id: str,
         runner: object,
-        reporter: Reporter,
+        reporter: Reporter | None,
         input_data: Any,
         build_all: bool | None = True,
     ) -> Any:

@@ -230,6 +230,14 @@ def test_no_more_of_a_long_text_is_read_than_of_a_short_one() -> None:
     assert len(reduced) < 65_000
 
 
+def test_many_objects_before_an_error_are_kept() -> None:
+    """What looks like JSON and is none costs no more than its reading, so that nothing is dropped for it."""
+    objects = "{'a': 1} " * 3_000
+    error = json.dumps([{"type": "x", "loc": ["card"], "msg": "no", "input": "s3cr3t"}])
+
+    assert reduce_validation(objects + error) == objects + "card: x"
+
+
 @pytest.mark.parametrize("before", [0, 30_000, 1_000_000])
 @pytest.mark.parametrize("form", ["plain", "json"])
 def test_no_input_is_left_of_long_errors(before: int, form: str) -> None:

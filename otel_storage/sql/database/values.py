@@ -7,7 +7,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from otel_storage.privacy.lines import as_text
+from otel_storage.privacy.lines import as_text, in_utf8
 from otel_storage.privacy.masking import cut_middle
 from otel_storage.results.exceptions import InvalidInput
 
@@ -64,7 +64,7 @@ _decode = json.JSONDecoder().decode
 def storable(text: object) -> str:
     """The text as every engine can hold it: PostgreSQL refuses NUL, and none encodes half a surrogate pair."""
     result = text if isinstance(text, str) else str(text)
-    return result.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    return in_utf8(result.replace("\x00", "\ufffd"))
 
 
 def message_text(message: object, limit: int = MESSAGE_LIMIT) -> str:

@@ -71,14 +71,14 @@ def plan(
     }
     if not build_all:
         execution.update(status=PipelineTaskStatus.CONFIG_ERROR, completed=created, completed_message=BADLY_CONFIGURED)
-        return _counted(Plan(execution, (), (), _path(runner), "" if reporter is None else _path(reporter)))
+        return _counted(Plan(execution, (), (), _path(runner), _path(reporter)))
     iterator = _asked(pipeline, "get_iterator", "the pipeline")
     objects = _objects(
         iterator, _asked(pipeline, "get_serializable_pipeline_object", "the pipeline"), "a pipeline object"
     )
     # A task's iterator takes no arguments, so its objects are the same for every pipeline result.
     tasks = [_task(task) for task in (_asked(pipeline, "tasks", "the pipeline") or {}).values()] if objects else []
-    return _counted(Plan(execution, objects, tasks, _path(runner), "" if reporter is None else _path(reporter)))
+    return _counted(Plan(execution, objects, tasks, _path(runner), _path(reporter)))
 
 
 def store(database: Database, plan: Plan, trace: str | None, *, is_traced: bool) -> Rows:
@@ -247,7 +247,7 @@ def _objects(
 
 
 def _path(thing: object) -> str:
-    return storable(f"{type(thing).__module__}.{type(thing).__name__}")[:255]
+    return "" if thing is None else storable(f"{type(thing).__module__}.{type(thing).__name__}")[:255]
 
 
 def _conflict(database: Database, error: IntegrityError, run_id: str) -> Exception:
